@@ -1,0 +1,138 @@
+"""Distributions of the pixels given z: what x is made of the bytes, log p(x|z), and which picture to show.
+
+Every likelihood has `num_params` (decoder outputs a pixel) and
+
+    prepare(pixels uint8 [n, d], rng) -> [n, d]     NumPy; what the encoder and log_prob see
+    log_prob(x [batch, d], params [batch, d, num_params]) -> [batch], nats, summed over the d dimensions
+    image(params) -> [batch, d] in [0, 1]
+    bits_per_dim(nll, d) -> bits a dimension for a negative log-likelihood in nats, or None where that says nothing
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+SCALE_FLOOR = 1e-3  # the least standard deviation; a byte's cell is 1/256 wide, so its uniform noise alone has 1.1e-3
+LOGIT_SQUEEZE = 0.01  # a in y = a + (1 - 2a) x, which keeps logit(y) finite (Dinh et al. 2017, arXiv:1605.08803, 4.1)
+
+
+class Bernoulli:
+    """Pixels drawn to 0 or 1 with probability pixel/255 (the report, 3.1); p(x|z) = Bernoulli(sigmoid(params))."""
+
+    num_params = 1
+
+    def prepare(self, pixels, rng):
+        """x ~ Binomial(1, pixel/255), uint8 [n, d] of 0 and 1; exact, from one random byte a pixel.
+
+        With u uniform on 0..254, P(u < pixel) is pixel/255. Raw bytes run to 255, so each 255 is drawn again.
+        """
+        words = rng.bit_generator.random_raw(-(-pixels.size // 8)).astype("<u8", copy=False)
+        u = words.view(np.uint8)[: pixels.size]
+        again = np.flatnonzero(u == 255)
+        u[again] = rng.integers(0, 255, again.size, dtype=np.uint8)
+        return (u.reshape(pixels.shape) < pixels).view(np.uint8)
+
+    def log_prob(self, x, params):
+        logits = params[..., 0]
+        # log p = x log sigmoid(l) + (1 - x) log sigmoid(-l), from the logits: neither logarithm ever sees 0.
+        return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits), axis=-1)
+
+    def image(self, params):
+        """The mean of x."""
+        return tf.sigmoid(params[..., 0])
+
+    def bits_per_dim(self, nll, d):
+        """None: the binarized pixels are other data than the bytes; compare their nats."""
+        return None
+
+
+class CrossEntropy(Bernoulli):
+    """Cross-entropy against the intensities pixel/255, as the report's pictures use it.
+
+    No likelihood: its exponential does not integrate to one over grey pixels, so there is no NLL and no bits/dim.
+    """
+
+    def prepare(self, pixels, rng):
+        return pixels.astype(np.float32) / np.float32(255)
+
+
+def _dequantize(pixels, rng):
+    """(pixel + u)/256 with u uniform on [0, 1): float32 [n, d] in [0, 1], a density on it bounds one of the bytes.
+
+    Theis et al. 2016, arXiv:1511.01844, eq. 3: the mean log-density is at most the log-probability of the bytes, so
+    no scale can run away to 0. In float32, (255 + u)/256 may round to 1.
+    """
+    x = rng.random(pixels.shape, dtype=np.float32)
+    x += pixels
+    x *= np.float32(1 / 256)
+    return x
+
+
+def _normal_log_density(x, mean, raw_scale, max_log_scale):
+    """log N(x; mean, scale^2) elementwise, scale = exp(log_scale) + SCALE_FLOOR, log_scale = m - softplus(m - raw).
+
+    log_scale stays below m = max_log_scale smoothly: a hard limit would have no gradient beyond it.
+    """
+    scale = tf.exp(max_log_scale - tf.nn.softplus(max_log_scale - raw_scale)) + SCALE_FLOOR
+    return -0.5 * tf.square((x - mean) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _bits_per_dim_of_bytes(nll, d):
+    """Bits a dimension of the bytes 0..255, for the NLL (nats) of a density on [0, 1)^d: nll/(d ln 2) + log2(256)."""
+    return nll / (d * math.log(2)) + 8
+
+
+class Normal:
+    """x ~ N(mean, scale^2), mean = sigmoid(params 0) in (0, 1), a learned scale a pixel (the report, task 2.a.i)."""
+
+    num_params = 2
+    max_log_scale = 0.0  # a standard deviation of 1 covers all of [0, 1]
+
+    def prepare(self, pixels, rng):
+        return _dequantize(pixels, rng)
+
+    def log_prob(self, x, params):
+        mean = tf.sigmoid(params[..., 0])
+        return tf.reduce_sum(_normal_log_density(x, mean, params[..., 1], self.max_log_scale), axis=-1)
+
+    def image(self, params):
+        """The mean (and median) of x."""
+        return tf.sigmoid(params[..., 0])
+
+    def bits_per_dim(self, nll, d):
+        return _bits_per_dim_of_bytes(nll, d)
+
+
+class LogitNormal:
+    """logit(y) ~ N(params 0, scale^2) with y = a + (1 - 2a) x, a = LOGIT_SQUEEZE (the report, task 2.a.ii)."""
+
+    num_params = 2
+    max_log_scale = 2.0  # logit(y) lies within 4.6 of 0
+
+    def prepare(self, pixels, rng):
+        return _dequantize(pixels, rng)
+
+    def log_prob(self, x, params):
+        # log p(x) = log N(logit y; mean, scale^2) + log |d logit(y)/dy| + log |dy/dx|
+        #          = log N(logit y; mean, scale^2) - log y - log(1 - y) + log(1 - 2a)
+        y = LOGIT_SQUEEZE + (1 - 2 * LOGIT_SQUEEZE) * x
+        log_y, log_not_y = tf.math.log(y), tf.math.log1p(-y)
+        log_density = _normal_log_density(log_y - log_not_y, params[..., 0], params[..., 1], self.max_log_scale)
+        return tf.reduce_sum(log_density - log_y - log_not_y + math.log1p(-2 * LOGIT_SQUEEZE), axis=-1)
+
+    def image(self, params):
+        """The median of x (its mean has no closed form), clipped to [0, 1]."""
+        x = (tf.sigmoid(params[..., 0]) - LOGIT_SQUEEZE) / (1 - 2 * LOGIT_SQUEEZE)
+        return tf.clip_by_value(x, 0.0, 1.0)
+
+    def bits_per_dim(self, nll, d):
+        return _bits_per_dim_of_bytes(nll, d)
+
+
+LIKELIHOODS = {
+    "cross_entropy": CrossEntropy(),
+    "bernoulli": Bernoulli(),
+    "normal": Normal(),
+    "logit_normal": LogitNormal(),
+}
