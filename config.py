@@ -121,11 +121,11 @@ TRAIN_FLAGS = (*_MODEL_FLAGS, "restore", "overwrite", *PATHS, "allow_unverified"
 DRAW_FLAGS = (*_MODEL_FLAGS, "draw_seed", *PATHS, "allow_unverified", "list")
 
 
-def parse_args(argv, description, flags):
+def parse_args(argv, description, flags, **fixed):
     """Reads a script's command line; on a bad one prints what is wrong and exits with code 2, as argparse does.
 
     Returns a namespace: config (Config), given (the names of the flags that were there), and a value for each of
-    `flags` that is no part of Config; those of PATHS are pathlib Paths.
+    `flags` that is no part of Config; those of PATHS are pathlib Paths. `fixed` are fields of Config with no flag.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
@@ -145,7 +145,7 @@ def parse_args(argv, description, flags):
         parser.error(f"unrecognized argument {unknown[0]!r}: {hint}")
     given = vars(namespace)
     try:
-        config = Config(**{name: given[name] for name in _MODEL_FLAGS if name in given})
+        config = Config(**{name: given[name] for name in _MODEL_FLAGS if name in given}, **fixed)
     except ValueError as error:
         parser.error(f"argument --likelihood: {error}")
     if config.network != "mlp" and "hidden_size" in given:

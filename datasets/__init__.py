@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
-from datasets import digits, mnist
+from datasets import cifar10, digits, frey_faces, mnist, svhn
 from datasets.base import DataError, Dataset
 
 __all__ = ["LOADERS", "DataError", "Dataset", "load"]
 
-LOADERS = {"mnist": mnist.load, "digits": digits.load}
+LOADERS = {
+    "mnist": mnist.load,
+    "frey_faces": frey_faces.load,
+    "cifar10": cifar10.load_crops,
+    "cifar10_full": cifar10.load,
+    "svhn": svhn.load,
+    "digits": digits.load,
+}
 
 
 def load(name, data_dir="data", allow_unverified=False):

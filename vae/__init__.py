@@ -1,1 +1,1 @@
-"""The variational autoencoders of "Playing with VAEs": likelihoods, networks, model, training, evaluation, runs, figures."""
+"""The variational autoencoders of "Playing with VAEs"."""

@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082).
 
-    q(z|x) = N(mean(x), diag exp(log_std(x))^2)      p(z) = N(0, I)      p(x|z): one of vae.likelihoods
+q(z|x) = N(mean(x), diag exp(log_std(x))^2)      p(z) = N(0, I)      p(x|z): one of vae.likelihoods
 """
 
 from typing import NamedTuple
@@ -97,5 +97,3 @@ def create(network, likelihood, image_shape, latent_dim, hidden_size, activation
     shape = tuple(int(n) for n in image_shape)
     encoder, decoder = network.build(shape, latent_dim, likelihood.num_params, hidden_size, activation, seeds)
     return VAE(encoder, decoder, likelihood, shape, network.jit_compile)
-
-

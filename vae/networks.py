@@ -65,7 +65,8 @@ def conv3(image_shape, latent_dim, num_params, hidden_size, activation, seeds):
     outputs = [CONV3[1][0], CONV3[0][0], image_shape[2] * num_params]
     activations = [activation, activation, None]
     kernels = [kernel for _, kernel in reversed(CONV3)]
-    for filters, kernel, act, small, target in zip(outputs, kernels, activations, sizes[:0:-1], sizes[-2::-1], strict=True):
+    stages = zip(outputs, kernels, activations, sizes[:0:-1], sizes[-2::-1], strict=True)
+    for filters, kernel, act, small, target in stages:
         # "same" padding with stride 2 gives 2n - 1 pixels an axis, and output_padding the rest
         padding = tuple(t - (2 * n - 1) for n, t in zip(small, target, strict=True))
         options = {"strides": 2, "padding": "same", "output_padding": padding, "activation": act}

@@ -29,6 +29,7 @@ class RunError(OSError):
 def replacing(path):
     """Yields a path to write to, which takes `path`'s place in one step if the block ends well."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -38,9 +39,10 @@ def replacing(path):
 
 
 class Run:
-    """One run's folder while it is trained; with `overwrite`, a new folder that takes the old one's place when it saves.
+    """One run's folder while it is trained.
 
-    Raises RunError where another process trains in the folder.
+    With `overwrite`, a new folder beside it, which takes the old one's place as soon as something is saved. Raises
+    RunError where another process trains in the folder.
     """
 
     def __init__(self, folder, overwrite=False):
@@ -195,7 +197,7 @@ def trained(checkpoints_dir):
 def listing(checkpoints_dir):
     """The trained runs, a line each, for a person to read."""
     lines = [f"  {folder.name}  (epoch {saved_epoch(folder)})" for folder in trained(checkpoints_dir)]
-    return "\n".join([f"trained runs in {checkpoints_dir}:", *lines] if lines else [f"no trained runs in {checkpoints_dir}"])
+    return "\n".join([f"{'' if lines else 'no '}trained runs in {checkpoints_dir}", *lines])
 
 
 def wants_training(args):
@@ -219,7 +221,7 @@ def wants_training(args):
 
 
 def restore_for(args):
-    """The model that a drawing script's arguments name; RunError says which runs there are and how to train this one."""
+    """The model that a drawing script's arguments name; RunError tells the runs there are and how to train this one."""
     config, folder = args.config, args.checkpoints_dir / args.config.run_name
     recover(folder)
     epoch = saved_epoch(folder)
@@ -233,7 +235,6 @@ def restore_for(args):
 
 def save_picture(figure, path):
     """Saves a Matplotlib Figure as PNG, the same bytes for the same figure, and says where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     print(path)
