@@ -83,7 +83,7 @@ def _decode(folder, allow_unverified):
 
 
 def read_idx(path):
-    """The uint8 array of an IDX file, gzipped or not: 0, 0, type 8, number of axes, big-endian sizes, then the bytes."""
+    """The uint8 array of an IDX file, gzipped or not: 0, 0, 8, the number of axes, big-endian sizes, then the bytes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read(MAX_UNPACKED_BYTES + 1)

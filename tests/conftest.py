@@ -1,0 +1,41 @@
+"""Small data files in the official formats, and TensorFlow imported the way the scripts import it."""
+
+import gzip
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+import config
+
+with config.tensorflow_environment():
+    import tensorflow  # noqa: F401
+
+
+def idx(array):
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A data_dir with a file or more for every data set; random images, so all of it is unverified."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+
+    def images(*shape):
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+
+    for name in ("mnist", "frey_faces", "cifar10", "svhn"):
+        (folder / name).mkdir()
+    for part, count in (("train", 300), ("t10k", 100)):
+        (folder / "mnist" / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images(count, 28, 28)), 1))
+        (folder / "mnist" / f"{part}-labels-idx1-ubyte").write_bytes(idx(images(count) % 10))
+    savemat(folder / "frey_faces" / "frey_rawface.mat", {"ff": images(560, 1965)})
+    for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+        records = images(50, 3073)
+        records[:, 0] %= 10
+        (folder / "cifar10" / name).write_bytes(records.tobytes())
+    for part, count in (("train", 200), ("test", 50)):
+        labels = rng.integers(1, 11, (count, 1)).astype(np.uint8)
+        savemat(folder / "svhn" / f"{part}_32x32.mat", {"X": images(32, 32, 3, count), "y": labels})
+    return folder

@@ -1,0 +1,158 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from config import Config
+from vae import runs, training
+
+CONFIG = Config(dataset="digits", latent_dim=3, hidden_size=8)
+SHAPE = (4, 4, 1)
+
+
+def state_at(epoch, seed=0):
+    state = training.create_state(runs.build(dataclasses.replace(CONFIG, seed=seed), SHAPE), 1e-3)
+    state.epoch.assign(epoch)
+    return state
+
+
+def row(epoch):
+    return dict(zip(training.HISTORY, (epoch, -1.5, -1.0, 0.5, float("nan"), 0.25), strict=True))
+
+
+def save(folder, epoch, seed=0, overwrite=False):
+    with runs.Run(folder, overwrite) as run:
+        run.history = [row(e) for e in range(1, epoch + 1)]
+        run.save(state_at(epoch, seed), CONFIG, SHAPE, verified=True)
+
+
+def first_weight(folder):
+    return runs.restore(folder).trainable_variables[0].numpy()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / CONFIG.run_name
+
+
+def test_a_saved_run_is_restored_whole(folder):
+    save(folder, 3)
+    model = runs.restore(folder)
+    assert model.image_shape == SHAPE and model.latent_dim == 3
+    assert np.array_equal(model.trainable_variables[0], state_at(3).model.trainable_variables[0])
+    facts = runs.read_facts(folder)
+    assert facts["config"] == dataclasses.asdict(CONFIG) and facts["data_verified"] is True
+    assert {"python", "tensorflow", "keras", "numpy"} == set(facts["versions"])
+    assert runs.saved_epoch(folder) == 3 and runs.trained(folder.parent) == [folder]
+    assert f"{CONFIG.run_name}  (epoch 3)" in runs.listing(folder.parent)
+
+
+def test_history_survives_the_round_trip_exactly(folder):
+    rows = [row(1) | {"train_elbo": 1 / 3, "test_elbo": -1e-17}]
+    with runs.Run(folder) as run:
+        run.history = rows
+        run.save(state_at(1), CONFIG, SHAPE, verified=True)
+    assert runs.read_history(folder) == rows
+
+
+def test_rows_beyond_the_checkpoint_are_dropped_when_resuming(folder):
+    """A kill between history.csv and the checkpoint leaves such rows; they come again."""
+    save(folder, 3)
+    with (folder / "history.csv").open("a") as file:
+        file.write("4,-1,-1,0,nan,1\n")
+    with runs.Run(folder) as run:
+        state = state_at(0, seed=5)
+        run.restore(state)
+        assert int(state.epoch) == 3 and [r["epoch"] for r in run.history] == [1, 2, 3]
+
+
+def test_saves_are_due_by_epochs_or_seconds(folder, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    with runs.Run(folder) as run:
+        assert not run.due(9) and run.due(10)
+        now[0] = 60.0
+        assert run.due(1)
+        run.history = [row(1)]
+        run.save(state_at(1), CONFIG, SHAPE, verified=True)
+        assert not run.due(10) and run.due(11)
+
+
+def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(folder):
+    save(folder, 7)
+    old = first_weight(folder)
+    with runs.Run(folder, overwrite=True) as run:
+        assert runs.saved_epoch(folder) == 7 and np.array_equal(first_weight(folder), old)
+        run.history = [row(1)]
+        run.save(state_at(1, seed=1), CONFIG, SHAPE, verified=True)
+        assert runs.saved_epoch(folder) == 1 and not np.array_equal(first_weight(folder), old)
+        with pytest.raises(runs.RunError, match="another process"):
+            runs.Run(folder)
+        run.history = [row(1), row(2)]
+        run.save(state_at(2, seed=1), CONFIG, SHAPE, verified=True)
+    assert runs.saved_epoch(folder) == 2
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("renames_done", [1, 2])
+def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_done):
+    save(folder, 7)
+    new, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    save(new, 1, seed=1)
+    folder.rename(old)
+    if renames_done == 2:
+        new.rename(folder)
+    assert runs.restore(folder) and runs.saved_epoch(folder) == 1
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_reader_leaves_a_swap_alone_that_is_under_way(folder):
+    save(folder, 7)
+    old = folder.with_name(f".{folder.name}.old")
+    with runs.Run(folder):
+        folder.rename(old)
+        runs.recover(folder)
+        assert old.exists() and not folder.exists()
+        old.rename(folder)
+
+
+def test_two_at_once_are_refused_and_the_lock_goes_with_the_run(folder):
+    with runs.Run(folder), pytest.raises(runs.RunError, match="another process is training in"):
+        runs.Run(folder)
+    runs.Run(folder).__exit__()
+
+
+def test_no_model_is_an_error_that_names_the_folder(folder):
+    with pytest.raises(runs.RunError, match=f"no trained model in .*{CONFIG.run_name}"):
+        runs.restore(folder)
+    assert runs.trained(folder.parent) == [] and runs.listing(folder.parent).startswith("no trained runs")
+
+
+def test_a_truncated_checkpoint_is_refused(folder):
+    save(folder, 3)
+    (data,) = folder.glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(runs.RunError, match="cannot be read"):
+        runs.restore(folder)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
+    save(folder, 3)
+    other = dataclasses.replace(CONFIG, hidden_size=9)
+    elsewhere = tmp_path / "other"
+    with runs.Run(elsewhere) as run:
+        run.history = [row(1)]
+        run.save(training.create_state(runs.build(other, SHAPE), 1e-3), other, SHAPE, verified=True)
+    shutil.copy(elsewhere / "config.json", folder / "config.json")
+    with pytest.raises(runs.RunError, match="cannot be read"):
+        runs.restore(folder)
+
+
+def test_replacing_leaves_the_old_file_where_the_write_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), runs.replacing(path) as temporary:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
