@@ -36,7 +36,9 @@ def mlp(image_shape, latent_dim, num_params, hidden_size, activation, seeds):
         ]
 
     encoder = keras.Sequential(stack(d, 2 * latent_dim))
-    decoder = keras.Sequential([*stack(latent_dim, d * num_params), layers.Reshape((d, num_params))])
+    # Each parameter's d values lie together in memory: XLA's loops over them run faster than over [d, P] strides.
+    outputs = [layers.Reshape((num_params, d)), layers.Permute((2, 1))]
+    decoder = keras.Sequential([*stack(latent_dim, d * num_params), *outputs])
     return encoder, decoder
 
 
