@@ -177,7 +177,7 @@ ARRAYS = ("train_images", "test_images", "train_labels", "test_labels")
 
 def _read_cache(name, path, allow_unverified):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
             if not facts["verified"] and (not allow_unverified or _changed(facts["sources"])):
                 return None

@@ -89,7 +89,7 @@ def read_idx(path):
             content = file.read(MAX_UNPACKED_BYTES + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
-    num_axes = content[3] if content[:3] == b"\0\0\x08" else 0
+    num_axes = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * num_axes
     if not 1 <= num_axes <= 3 or len(content) < start:
         raise DataError(f"{path} is no IDX file of bytes: it begins with {content[:8]!r}")

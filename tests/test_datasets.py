@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import http.server
 import io
-import pickle
 import shutil
 import subprocess
 import tarfile
@@ -76,7 +75,7 @@ def test_every_data_set_loads_from_files_in_its_official_format(name, small_data
 
 @pytest.mark.parametrize("name", ["mnist", "frey_faces", "cifar10", "svhn"])
 def test_unverified_data_is_refused_by_name_with_the_way_on(name, small_data):
-    with pytest.raises(DataError, match="(?s)sha256.*--allow_unverified"):
+    with pytest.raises(DataError, match=r"(?s)sha256.*--allow_unverified"):
         datasets.load(name, small_data)
 
 
@@ -141,10 +140,19 @@ def test_frey_faces_pickle_holds_the_same_frames(small_data, tmp_path, monkeypat
     frames = frey_faces.read_mat(small_data / "frey_faces" / "frey_rawface.mat")
     (tmp_path / "frey_faces").mkdir()
     path = tmp_path / "frey_faces" / "freyfaces.pkl"
-    path.write_bytes(pickle.dumps([frames], protocol=2).replace(b"numpy._core", b"numpy.core"))
+    path.write_bytes(python2_pickle(frames))
     assert np.array_equal(frey_faces.read_pkl(path), frames)
     got, want = (datasets.load("frey_faces", folder, True) for folder in (tmp_path, small_data))
     assert np.array_equal(got.test_images, want.test_images)
+
+
+def python2_pickle(array):
+    """[array] as NumPy under Python 2 pickled it: the bytes are a string, which a pickle of Python 3 cannot write."""
+    shape = b"(M" + len(array).to_bytes(2, "little") + b"M" + array.shape[1].to_bytes(2, "little") + b"t"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    content = b"T" + array.nbytes.to_bytes(4, "little") + array.tobytes()
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    return b"\x80\x02]" + made + b"(K\x01" + shape + dtype + b"\x89" + content + b"tba."
 
 
 @pytest.mark.parametrize(
@@ -224,7 +232,7 @@ def test_fetch_tries_the_addresses_in_order_and_checks_the_sha256(server, tmp_pa
     file = RemoteFile("file", (f"{address}missing/file", f"{address}wrong/file", f"{address}file"), sha256)
     source = base.fetch(file, folder)
     assert source == (folder / "file", sha256, True)
-    assert [path for path in asked if path.startswith("/")] == ["/missing/file", "/wrong/file", "/file"]
+    assert list(dict.fromkeys(asked)) == ["/missing/file", "/wrong/file", "/file"]
     assert (folder / "file").read_bytes() == b"content" and list(folder.iterdir()) == [folder / "file"]
     asked.clear()
     assert base.fetch(file, folder) == source and not asked

@@ -14,11 +14,12 @@ def image_grid(images, line_after=None, zoom=2):
     """
     rows, columns, height, width, channels = images.shape
     sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    sheet = np.rint(np.broadcast_to(sheet, (*sheet.shape[:2], 3)) * 255).astype(np.uint8)
     size = (columns * width * zoom / DPI, rows * height * zoom / DPI)
     figure = Figure(figsize=size, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    axes.imshow(sheet if channels == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(sheet, interpolation="nearest")
     if line_after:
         axes.axvline(line_after * width - 0.5, color="red", linewidth=2)
     return figure

@@ -71,7 +71,8 @@ class VAE(tf.Module):
 
     def encode(self, x):
         """q(z|x) for x [batch, d] as the likelihood's `prepare` made it."""
-        mean, log_std = tf.split(self.encoder(tf.cast(x, tf.float32)), 2, axis=-1)
+        x = self.likelihood.encoder_input(tf.cast(x, tf.float32))
+        mean, log_std = tf.split(self.encoder(x), 2, axis=-1)
         return Posterior(mean, log_std)
 
     def decode(self, z):

@@ -144,7 +144,7 @@ def latest_checkpoint(folder):
 def _restore(state, path):
     try:
         return state.restore(path)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise RunError(f"the checkpoint {path} cannot be read: {error}") from None
 
 
@@ -156,8 +156,13 @@ def read_history(folder):
 
 
 def read_facts(folder):
-    """A run's config.json: config, image_shape, data_verified and versions."""
-    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    """A run's config.json: config (as a Config), image_shape, data_verified and versions."""
+    path = Path(folder) / "config.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return facts | {"config": Config(**facts["config"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error!r}") from None
 
 
 def build(config, image_shape):
@@ -177,7 +182,7 @@ def restore(folder):
     if not path:
         raise RunError(f"no trained model in {folder}")
     facts = read_facts(folder)
-    model = build(Config(**facts["config"]), facts["image_shape"])
+    model = build(facts["config"], facts["image_shape"])
     _restore(tf.train.Checkpoint(model=model), path).expect_partial().assert_existing_objects_matched()
     return model
 
