@@ -7,7 +7,7 @@ import scipy.stats
 import tensorflow as tf
 from scipy.integrate import quad
 
-from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE, SCALE_FLOOR
+from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
 
 A = LOGIT_SQUEEZE
 CONTINUOUS = ("normal", "logit_normal")
@@ -17,9 +17,10 @@ def rng():
     return np.random.default_rng(1)
 
 
-def scale_of(raw, most):
+def scale_of(raw, name):
     """The learned scale, written another way: log_scale = -log(exp(-most) + exp(-raw)), a soft minimum of the two."""
-    return np.exp(-np.logaddexp(-most, -raw)) + SCALE_FLOOR
+    most, floor = {"normal": (0, 0.01), "logit_normal": (2, 0.001)}[name]
+    return np.exp(-np.logaddexp(-most, -raw)) + floor
 
 
 @pytest.mark.parametrize("pixel", [0, 1, 128, 254, 255])
@@ -64,7 +65,7 @@ def test_normal_log_prob_is_scipys():
     params, x = rng().normal(0, 2, (5, 7, 2)), rng().random((5, 7))
     got = LIKELIHOODS["normal"].log_prob(x, params).numpy()
     mean = 1 / (1 + np.exp(-params[..., 0]))
-    want = scipy.stats.norm.logpdf(x, mean, scale_of(params[..., 1], 0)).sum(-1)
+    want = scipy.stats.norm.logpdf(x, mean, scale_of(params[..., 1], "normal")).sum(-1)
     np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
@@ -75,7 +76,7 @@ def test_logit_normal_log_prob_is_scipys_with_the_jacobian_by_differences():
         return scipy.special.logit(A + (1 - 2 * A) * x)
 
     slope = (logit(x + h) - logit(x - h)) / (2 * h)
-    want = scipy.stats.norm.logpdf(logit(x), params[..., 0], scale_of(params[..., 1], 2)) + np.log(slope)
+    want = scipy.stats.norm.logpdf(logit(x), params[..., 0], scale_of(params[..., 1], "logit_normal")) + np.log(slope)
     got = LIKELIHOODS["logit_normal"].log_prob(x, params).numpy()
     np.testing.assert_allclose(got, want.sum(-1), rtol=1e-7)
 
@@ -89,7 +90,7 @@ def test_normal_integrates_to_one_over_the_line(params):
     def density(x):
         return math.exp(LIKELIHOODS["normal"].log_prob(np.array([[x]]), np.array([[params]])).numpy()[0])
 
-    mean, scale = scipy.special.expit(params[0]), scale_of(params[1], 0)
+    mean, scale = scipy.special.expit(params[0]), scale_of(params[1], "normal")
     assert integral(density, mean + scale * np.array([-40, -9, -3, 0, 3, 9, 40])) == pytest.approx(1, abs=1e-8)
 
 
@@ -101,7 +102,7 @@ def test_logit_normal_integrates_to_one_over_its_whole_support(params):
         return math.exp(LIKELIHOODS["logit_normal"].log_prob(np.array([[x]]), np.array([[params]])).numpy()[0])
 
     low, high = -A / (1 - 2 * A), 1 + A / (1 - 2 * A)
-    t = params[0] + scale_of(params[1], 2) * np.array([-9, -6, -3, 0, 3, 6, 9])
+    t = params[0] + scale_of(params[1], "logit_normal") * np.array([-9, -6, -3, 0, 3, 6, 9])
     points = [x for x in (scipy.special.expit(t) - A) / (1 - 2 * A) if low + 1e-9 < x < high - 1e-9]
     assert integral(density, [low + 1e-12, *points, high - 1e-12]) == pytest.approx(1, abs=1e-5)
 
@@ -152,6 +153,6 @@ def test_pictures_are_the_mean_or_the_median():
     np.testing.assert_allclose(LIKELIHOODS["bernoulli"].image(logits), scipy.special.expit(logits[..., 0]))
     params = np.array([[[0.7, 0.0], [-1.0, 1.0]]])
     np.testing.assert_allclose(LIKELIHOODS["normal"].image(params), scipy.special.expit(params[..., 0]))
-    t = rng().normal(0.7, scale_of(0.0, 2), 200_001)
+    t = rng().normal(0.7, scale_of(0.0, "logit_normal"), 200_001)
     median = np.median((scipy.special.expit(t) - A) / (1 - 2 * A))
     assert LIKELIHOODS["logit_normal"].image(params).numpy()[0, 0] == pytest.approx(median, abs=0.01)

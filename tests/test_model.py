@@ -4,13 +4,13 @@ import scipy.stats
 from scipy.integrate import quad
 from scipy.special import expit, logit
 
-from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE, SCALE_FLOOR
+from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
 from vae.model import PURPOSES, VAE, Posterior, create, generator
 
 
-def raw_scale(scale, most):
-    """The decoder output for which the learned scale is `scale`: the inverse of the soft minimum with `most`."""
-    return -np.log(1 / (scale - SCALE_FLOOR) - np.exp(-most))
+def raw_scale(scale, likelihood):
+    """The decoder output for which the learned scale is `scale`: the inverse of the soft minimum."""
+    return -np.log(1 / (scale - likelihood.scale_floor) - np.exp(-likelihood.max_log_scale))
 
 
 def test_kl_is_the_monte_carlo_estimate():
@@ -43,7 +43,7 @@ def test_elbo_is_the_exact_log_likelihood_where_the_posterior_is_exact():
 
     precision = 1 + (basis**2).sum(0) / scale**2
     mean, log_std = basis.T @ (t - bias) / scale**2 / precision, -0.5 * np.log(precision)
-    raw = raw_scale(scale, LIKELIHOODS["logit_normal"].max_log_scale)
+    raw = raw_scale(scale, LIKELIHOODS["logit_normal"])
 
     def log_likelihoods(z):
         means = z @ basis.T + bias
@@ -63,7 +63,7 @@ def test_elbo_is_the_log_likelihood_less_the_kl_to_the_true_posterior():
     """log p(x) = ELBO + KL(q(z|x) || p(z|x)), each by quadrature over one latent, under Normal."""
     x, scale = np.array([[0.2, 0.7, 0.4]]), 0.15
     weights, bias = np.array([[1.0, -2.0, 0.5]]), np.array([0.1, 0.3, -0.5])
-    raw = raw_scale(scale, 0.0)
+    raw = raw_scale(scale, LIKELIHOODS["normal"])
 
     def log_likelihood(z):
         params = np.stack([z * weights[0] + bias, np.full(3, raw)], -1)[None]

@@ -14,7 +14,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-SCALE_FLOOR = 1e-3  # the least standard deviation; a byte's cell is 1/256 wide, so its uniform noise alone has 1.1e-3
 LOGIT_SQUEEZE = 0.01  # a in y = a + (1 - 2a) x, which keeps logit(y) finite (Dinh et al. 2017, arXiv:1605.08803, 4.1)
 
 
@@ -61,12 +60,12 @@ class CrossEntropy(Bernoulli):
         return pixels.astype(np.float32) / np.float32(255)
 
 
-def _normal_log_density(x, mean, raw_scale, max_log_scale):
-    """log N(x; mean, scale^2) elementwise, scale = exp(log_scale) + SCALE_FLOOR, log_scale = m - softplus(m - raw).
+def _normal_log_density(x, mean, raw_scale, scale_floor, max_log_scale):
+    """log N(x; mean, scale^2) elementwise, scale = exp(log_scale) + scale_floor, log_scale = m - softplus(m - raw).
 
     log_scale stays below m = max_log_scale smoothly: a hard limit would have no gradient beyond it.
     """
-    scale = tf.exp(max_log_scale - tf.nn.softplus(max_log_scale - raw_scale)) + SCALE_FLOOR
+    scale = tf.exp(max_log_scale - tf.nn.softplus(max_log_scale - raw_scale)) + scale_floor
     return -0.5 * tf.square((x - mean) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
@@ -87,7 +86,7 @@ class _Dequantized:
         return x
 
     def encoder_input(self, x):
-        """x moved to [-1, 1], about zero mean (LeCun et al. 1998, "Efficient BackProp", 4.3): 0.09 bits/dim on faces."""
+        """x moved to [-1, 1], about zero (LeCun et al. 1998, "Efficient BackProp", 4.3); 0.09 bits/dim on faces."""
         return 2 * x - 1
 
     def bits_per_dim(self, nll, d):
@@ -98,11 +97,14 @@ class _Dequantized:
 class Normal(_Dequantized):
     """x ~ N(mean, scale^2), mean = sigmoid(params 0) in (0, 1), a learned scale a pixel (the report, task 2.a.i)."""
 
+    # A pixel that is black in every training image drives its scale to the floor, and costs 0.5 (x/floor)^2 nats where
+    # a test image has it lit: with a floor of 0.001, digits end at 10.4 bits/dim instead of 6.2, mnist gains nothing.
+    scale_floor = 0.01
     max_log_scale = 0.0  # a standard deviation of 1 covers all of [0, 1]
 
     def log_prob(self, x, params):
-        mean = tf.sigmoid(params[..., 0])
-        return tf.reduce_sum(_normal_log_density(x, mean, params[..., 1], self.max_log_scale), axis=-1)
+        mean, raw_scale = tf.sigmoid(params[..., 0]), params[..., 1]
+        return tf.reduce_sum(_normal_log_density(x, mean, raw_scale, self.scale_floor, self.max_log_scale), axis=-1)
 
     def image(self, params):
         """The mean (and median) of x."""
@@ -112,6 +114,7 @@ class Normal(_Dequantized):
 class LogitNormal(_Dequantized):
     """logit(y) ~ N(params 0, scale^2) with y = a + (1 - 2a) x, a = LOGIT_SQUEEZE (the report, task 2.a.ii)."""
 
+    scale_floor = 0.001  # a byte's cell is at least 0.015 wide in logit(y)
     max_log_scale = 2.0  # logit(y) lies within 4.6 of 0
 
     def log_prob(self, x, params):
@@ -119,7 +122,8 @@ class LogitNormal(_Dequantized):
         #          = log N(logit y; mean, scale^2) - log y - log(1 - y) + log(1 - 2a)
         y = LOGIT_SQUEEZE + (1 - 2 * LOGIT_SQUEEZE) * x
         log_y, log_not_y = tf.math.log(y), tf.math.log1p(-y)
-        log_density = _normal_log_density(log_y - log_not_y, params[..., 0], params[..., 1], self.max_log_scale)
+        mean, raw_scale = params[..., 0], params[..., 1]
+        log_density = _normal_log_density(log_y - log_not_y, mean, raw_scale, self.scale_floor, self.max_log_scale)
         return tf.reduce_sum(log_density - log_y - log_not_y + math.log1p(-2 * LOGIT_SQUEEZE), axis=-1)
 
     def image(self, params):

