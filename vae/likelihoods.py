@@ -98,7 +98,7 @@ class Normal(_Dequantized):
     """x ~ N(mean, scale^2), mean = sigmoid(params 0) in (0, 1), a learned scale a pixel (the report, task 2.a.i)."""
 
     # A pixel that is black in every training image drives its scale to the floor, and costs 0.5 (x/floor)^2 nats where
-    # a test image has it lit: with a floor of 0.001, digits end at 10.4 bits/dim instead of 6.2, mnist gains nothing.
+    # a test image has it lit: with a floor of 0.001, digits end at 10.4 bits/dim instead of 6.3 after 500 epochs.
     scale_floor = 0.01
     max_log_scale = 0.0  # a standard deviation of 1 covers all of [0, 1]
 

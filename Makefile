@@ -1,0 +1,36 @@
+# The workflow, in order. PYTHON names the interpreter that makes .venv: any of 3.11 to 3.13.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: help demo test faults style benchmark clean
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "this needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch .venv/installed
+
+demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model learned
+	$(BIN)/python train.py --num_epochs 20 --restore True
+	$(BIN)/python make_pictures.py
+
+test: .venv/installed  ## the test suite; no network, no data needed
+	$(BIN)/python -m pytest
+
+faults: .venv/installed  ## the slow tests: kills at random moments
+	$(BIN)/python -m pytest tests/faults
+
+style: .venv/installed  ## ruff's linter and formatter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: .venv/installed  ## an epoch against its limit, conv3 against PyTorch
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/conv3.py
+
+clean:  ## remove .venv and caches; data, checkpoints and pictures stay
+	rm -rf .venv .pytest_cache .ruff_cache
