@@ -22,7 +22,7 @@ test: .venv/installed  ## the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
 faults: .venv/installed  ## the slow tests: kills at random moments
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -n 0 tests/faults
 
 style: .venv/installed  ## ruff's linter and formatter
 	$(BIN)/ruff check .

@@ -104,15 +104,9 @@ _FLAGS = {  # every flag of every script; the defaults of the first ten are Conf
     "activation": {"choices": ACTIVATIONS, "help": "activation of the hidden layers"},
     "likelihood": {"choices": LIKELIHOODS, "help": "distribution of the pixels, conv3 only (default: cross_entropy)"},
     "seed": {"type": _seed, "help": "names the run; fixes weights, order and noise"},
-    "restore": {
-        "type": _true_or_false,
-        "nargs": "?",
-        "const": True,
-        "help": "carry a saved run on to --num_epochs (default: False)",
-    },
+    "restore": {"type": _true_or_false, "nargs": "?", "const": True, "help": "carry a saved run on (default: False)"},
     "overwrite": _SWITCH | {"help": "train anew where a trained model is; the old one goes once the new one is saved"},
     "draw_seed": {"type": _seed, "help": "which images and which z are drawn (default: 0)"},
-    "num_samples": {"type": _count, "help": "importance samples an image (default: 5000)"},
     "allow_unverified": _SWITCH | {"help": "accept data files whose sha256 is not the published one"},
     "list": _SWITCH | {"help": "list the trained runs, and exit"},
 }
@@ -121,11 +115,12 @@ TRAIN_FLAGS = (*_MODEL_FLAGS, "restore", "overwrite", *PATHS, "allow_unverified"
 DRAW_FLAGS = (*_MODEL_FLAGS, "draw_seed", *PATHS, "allow_unverified", "list")
 
 
-def parse_args(argv, description, flags, **fixed):
+def parse_args(argv, description, flags, idle=(), **fixed):
     """Reads a script's command line; on a bad one prints what is wrong and exits with code 2, as argparse does.
 
     Returns a namespace: config (Config), given (the names of the flags that were there), and a value for each of
-    `flags` that is no part of Config; those of PATHS are pathlib Paths. `fixed` are fields of Config with no flag.
+    `flags` that is no part of Config; those of PATHS are pathlib Paths. `fixed` are fields of Config with no flag, and
+    `idle` flags that the script takes and has no use for.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
@@ -150,8 +145,10 @@ def parse_args(argv, description, flags, **fixed):
         parser.error(f"argument --likelihood: {error}")
     if config.network != "mlp" and "hidden_size" in given:
         print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
+    for flag in given.keys() & set(idle):
+        print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
     values = {"restore": False, "overwrite": False, "draw_seed": 0, "allow_unverified": False, "list": False}
-    values |= {"num_samples": 5000} | {flag: _environment_path(flag) for flag in PATHS} | given
+    values |= {flag: _environment_path(flag) for flag in PATHS} | given
     if values["restore"] and values["overwrite"]:
         parser.error("argument --overwrite: trains anew, and --restore True carries on; give one of the two")
     values = {name: values[name] for name in flags if name not in _MODEL_FLAGS}
@@ -168,8 +165,8 @@ def command(script, config, args):
     words = ["python", script]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
-        default = VAE_TYPES[config.vae_type][1] if field.name == "likelihood" else field.default
-        words += [f"--{field.name}", str(value)] if value != default else []
+        own = VAE_TYPES[config.vae_type][1] if field.name == "likelihood" else field.default
+        words += [f"--{field.name}", str(value)] if value != own else []
     for flag in PATHS:
         path = getattr(args, flag, _environment_path(flag))
         words += [f"--{flag}", str(path)] if path != _environment_path(flag) else []
@@ -177,11 +174,16 @@ def command(script, config, args):
     return shlex.join(words)
 
 
+def refuse(flag, takes, got):
+    """Says of an argument that only the data shows to be bad what argparse says of others; returns the exit code."""
+    print(f"{Path(sys.argv[0]).name}: error: argument --{flag}: takes {takes}, got {got}", file=sys.stderr)
+    return 2
+
+
 def script(main):
     """Decorates a script's main(argv=None): what a user can run into ends in one message and exit code 1, no traceback.
 
-    OSError covers missing and damaged data (datasets.DataError), runs (vae.runs.RunError) and full disks;
-    FloatingPointError is a training that diverged.
+    OSError: data (datasets.DataError), runs (vae.runs.RunError), full disks; FloatingPointError: training diverged.
     """
 
     @functools.wraps(main)
@@ -191,19 +193,22 @@ def script(main):
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
-        except (OSError, FloatingPointError, MemoryError) as error:
-            print(f"{Path(sys.argv[0]).name}: error: {error or type(error).__name__}", file=sys.stderr)
-            return 1
+        except BrokenPipeError:  # the reader of our output, say `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            known = isinstance(error, OSError | FloatingPointError)
+            if not known and type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):  # TensorFlow's
+                raise
+            what = error if known else "not enough memory"
+            print(f"{Path(sys.argv[0]).name}: error: {what}", file=sys.stderr)
+        return 1
 
     return wrapper
 
 
 @contextlib.contextmanager
 def deferred_signals():
-    """Yields a list that gets the first SIGINT or SIGTERM (its number), for a loop to end in order; the next one stops.
-
-    The second raises KeyboardInterrupt.
-    """
+    """Yields a list that gets the first SIGINT or SIGTERM (its number); the second raises KeyboardInterrupt."""
     received = []
 
     def handle(number, _):
@@ -224,8 +229,7 @@ def deferred_signals():
 def tensorflow_environment():
     """Sets what TensorFlow reads when it is first imported, and holds back what it prints meanwhile.
 
-    TensorFlow's C++ side writes notices to file descriptor 2 before its log level applies; they are shown only if
-    the imports in the `with` block fail.
+    TensorFlow writes notices to file descriptor 2 before its log level applies: shown only if an import fails.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -236,7 +240,7 @@ def tensorflow_environment():
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(kept, held.read())
             raise

@@ -7,7 +7,7 @@ import config
 
 @config.script
 def main(argv=None):
-    args = config.parse_args(argv, __doc__, config.DRAW_FLAGS)
+    args = config.parse_args(argv, __doc__, config.DRAW_FLAGS, idle=("draw_seed",))
     with config.tensorflow_environment():
         import datasets
         from vae import evaluation, figures, latent, runs
@@ -15,7 +15,7 @@ def main(argv=None):
         return print(runs.listing(args.checkpoints_dir))
     model = runs.restore_for(args)
     data = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified)
-    means = evaluation.posterior_means(model, evaluation.prepare_test(model.likelihood, data.test_images))
+    means = evaluation.posterior_means(model, data.test_images)
     values, shares = latent.singular_values(means)
     rows = [f"{i},{value:.6g},{share:.6g}" for i, (value, share) in enumerate(zip(values, shares, strict=True), 1)]
     table = "\n".join(["index,singular_value,running_share", *rows]) + "\n"

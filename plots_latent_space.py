@@ -8,7 +8,7 @@ import config
 
 @config.script
 def main(argv=None):
-    args = config.parse_args(argv, __doc__, config.DRAW_FLAGS)
+    args = config.parse_args(argv, __doc__, config.DRAW_FLAGS, idle=("draw_seed",))
     with config.tensorflow_environment():
         import datasets
         from vae import figures, runs
@@ -32,7 +32,7 @@ def panel(model, data):
     """One panel of figures.latent_maps: the PCA of the test set's means, or the means themselves in two dimensions."""
     from vae import evaluation, latent
 
-    means = evaluation.posterior_means(model, evaluation.prepare_test(model.likelihood, data.test_images))
+    means = evaluation.posterior_means(model, data.test_images)
     if model.latent_dim == 2:
         return means, data.test_labels, "Means of q(z|x), 2 latents", ("z1", "z2")
     title = f"PCA of the means of q(z|x), {model.latent_dim} latents"

@@ -12,15 +12,14 @@ def main(argv=None):
         import datasets
         from vae import runs
     if args.list:
-        print(runs.listing(args.checkpoints_dir))
-    elif runs.wants_training(args):
+        return print(runs.listing(args.checkpoints_dir))
+    with runs.Run(args.checkpoints_dir / args.config.run_name, args.overwrite) as run:
+        if not runs.wants_training(args, run.folder):
+            return 0
         data = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified)
-        if args.config.batch_size <= len(data.train_images):
-            with runs.Run(args.checkpoints_dir / args.config.run_name, args.overwrite) as run:
-                return train(args, data, run)
-        takes = f"at most {len(data.train_images)}, the training images of {data.name}"
-        print(f"train.py: error: argument --batch_size: takes {takes}, got {args.config.batch_size}", file=sys.stderr)
-        return 2
+        if args.config.batch_size > (most := len(data.train_images)):
+            return config.refuse("batch_size", f"1 to {most} ({data.name}'s training images)", args.config.batch_size)
+        return train(args, data, run)
 
 
 def train(args, data, run):
@@ -33,25 +32,26 @@ def train(args, data, run):
     model = runs.build(c, shape)
     state = training.create_state(model, c.learning_rate)
     run.restore(state)
-    evaluate, first = evaluation.test_elbo(model, data.test_images), int(state.epoch)
-    steps = len(data.train_images) // c.batch_size
-    bar = tqdm.tqdm(initial=first * steps, total=c.num_epochs * steps, unit="step", disable=not sys.stderr.isatty())
-    with config.deferred_signals() as signals, bar:
-        bar.set_description(f"epoch {first + 1}/{c.num_epochs}")
+    evaluate, steps = evaluation.test_elbo(model, data.test_images), len(data.train_images) // c.batch_size
+    options = {"total": c.num_epochs * steps, "unit": "step", "disable": not sys.stderr.isatty()}
+    with config.deferred_signals() as signals, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
         for row in training.fit(state, data.train_images, c.num_epochs, c.batch_size, c.seed, evaluate, bar.update):
             run.history.append(row)
-            epoch, last = row["epoch"], row["epoch"] == c.num_epochs or bool(signals)
-            bar.set_description(f"epoch {min(epoch + 1, c.num_epochs)}/{c.num_epochs}", refresh=False)
+            epoch, last = row["epoch"], row["epoch"] == c.num_epochs
+            bar.set_description(f"epoch {epoch}/{c.num_epochs}", refresh=False)
             bar.set_postfix_str(training.describe(row))
-            if last or run.due(epoch):
+            if last or run.due(epoch) or (signals and not run.replaces):
                 run.save(state, c, shape, data.verified)
-            if bar.disable and (last or training.tests_at(epoch)):
+            if bar.disable and (last or signals or training.tests_at(epoch)):
                 print(f"epoch {epoch}/{c.num_epochs}: {training.describe(row)}", flush=True)
-            if last:
+            if signals:
                 break
-    runs.save_picture(figures.learning_curves(run.history), args.pictures_dir / c.run_name / "learning_curves.png")
+    if run.replaces:
+        print(f"stopped at epoch {epoch}, before the first save: the older model in {run.folder} is kept")
+        return 128 + signals[0]
     print(f"epoch {epoch}: test ELBO {evaluation.in_units(evaluate(), model)}; saved in {run.folder}")
-    if epoch < c.num_epochs:
+    runs.save_picture(figures.learning_curves(run.history), args.pictures_dir / c.run_name / "learning_curves.png")
+    if not last:
         print(f"stopped early; to carry on: {config.command('train.py', c, args)} --restore True")
         return 128 + signals[0]
 

@@ -38,18 +38,16 @@ def products(np, tf, shapes):
                 if place:  # nothing asks for the gradient of the images
                     _ = gradient @ weights.T
 
-    constants = [tuple(map(tf.constant, layer)) for layer in layers]
+    # A constant's products would be computed once and for all: variables are not folded away.
+    variables = [tuple(map(tf.Variable, layer)) for layer in layers]
 
     @tf.function(autograph=False)
     def one_step():
         results = []
-        for place, (inputs, weights, gradient) in enumerate(constants):
+        for place, (inputs, weights, gradient) in enumerate(variables):
             results += [tf.matmul(inputs, weights), tf.matmul(inputs, gradient, transpose_a=True)]
             results += [tf.matmul(gradient, weights, transpose_b=True)] if place else []
         return tf.add_n([result[0, 0] for result in results])
-
-    # A constant's products would be computed once and for all: variables are not folded away.
-    constants = [tuple(map(tf.Variable, layer)) for layer in layers]
 
     def with_tensorflow():
         for _ in range(STEPS):
@@ -129,6 +127,7 @@ def main():
     next(training)  # compiles
     times = {name: [] for name in (*parts, "epoch")}
     for _ in range(args.rounds):
+        time.sleep(1)  # until the worker has prepared the next block
         for name, function in parts.items():
             times[name].append(seconds(function))
         next(training)  # its preparation ran while the parts were timed

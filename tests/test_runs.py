@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from config import Config
-from vae import runs, training
+from vae import checkpoints, runs, training
 
 CONFIG = Config(dataset="digits", latent_dim=3, hidden_size=8)
 SHAPE = (4, 4, 1)
@@ -95,15 +95,20 @@ def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(folder):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+@pytest.mark.parametrize("by", ["list", "restore"])
 @pytest.mark.parametrize("renames_done", [1, 2])
-def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_done):
+def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_done, by):
     save(folder, 7)
     new, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
     save(new, 1, seed=1)
     folder.rename(old)
     if renames_done == 2:
         new.rename(folder)
-    assert runs.restore(folder) and runs.saved_epoch(folder) == 1
+    if by == "list":
+        assert runs.trained(folder.parent) == [folder]
+    else:
+        assert runs.restore(folder)
+    assert runs.saved_epoch(folder) == 1
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -127,6 +132,70 @@ def test_no_model_is_an_error_that_names_the_folder(folder):
     with pytest.raises(runs.RunError, match=f"no trained model in .*{CONFIG.run_name}"):
         runs.restore(folder)
     assert runs.trained(folder.parent) == [] and runs.listing(folder.parent).startswith("no trained runs")
+
+
+def test_a_folder_whose_name_is_a_pattern_is_a_folder_like_any_other(tmp_path):
+    folder = tmp_path / "runs[1]*" / CONFIG.run_name
+    for epoch in range(1, 6):
+        save(folder, epoch)
+    assert runs.saved_epoch(folder) == 5 and runs.trained(folder.parent) == [folder]
+    assert checkpoints.epochs(folder) == [3, 4, 5] and len(list(folder.iterdir())) == 2 * 3 + 3
+    assert runs.restore(folder).latent_dim == 3
+
+
+def test_an_index_without_its_data_is_no_checkpoint(folder):
+    """What a kill can leave is data without its index; either way round the one before holds."""
+    save(folder, 2)
+    save(folder, 3)
+    (folder / "epoch-3.data-00000-of-00001").unlink()
+    (folder / "epoch-4.data-00000-of-00001").write_bytes(b"")
+    assert runs.saved_epoch(folder) == 2 and runs.restore(folder)
+
+
+def test_leftovers_of_a_killed_process_go_when_training_begins(folder):
+    save(folder, 1)
+    (folder / ".history.csv.1.tmp").write_text("half")
+    (folder / ".epoch-2.1.tmp").mkdir()
+    (folder / ".epoch-2.1.tmp" / "epoch-2.data-00000-of-00001").write_text("half")
+    runs.Run(folder).__exit__()
+    assert not list(folder.glob(".*")) and runs.saved_epoch(folder) == 1
+
+
+def test_unverified_data_is_remembered_when_resuming_with_verified(folder):
+    with runs.Run(folder) as run:
+        run.history = [row(1)]
+        run.save(state_at(1), CONFIG, SHAPE, verified=False)
+    with runs.Run(folder) as run:
+        run.restore(state_at(0))
+        run.history.append(row(2))
+        run.save(state_at(2), CONFIG, SHAPE, verified=True)
+    assert runs.read_facts(folder)["data_verified"] is False
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,a\n1,2,3\n", b"epoch\nx\n", b"\xff\xfe\x00", None])
+def test_a_damaged_history_is_refused_by_name(folder, content):
+    save(folder, 3)
+    path = folder / "history.csv"
+    path.unlink() if content is None else path.write_bytes(content)
+    with runs.Run(folder) as run, pytest.raises(runs.RunError, match=r"history\.csv"):
+        run.restore(state_at(0))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", None])
+def test_a_damaged_config_is_refused_by_name(folder, content):
+    save(folder, 3)
+    path = folder / "config.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(runs.RunError, match=r"config\.json"):
+        runs.restore(folder)
+
+
+def test_a_damaged_newest_checkpoint_names_the_way_back(folder):
+    save(folder, 2)
+    save(folder, 3)
+    (folder / "epoch-3.index").write_bytes(b"garbage")
+    with pytest.raises(runs.RunError, match="to go back to epoch 2, remove"):
+        runs.restore(folder)
 
 
 def test_a_truncated_checkpoint_is_refused(folder):

@@ -46,6 +46,7 @@ def in_units(elbo, model):
     return f"{elbo:.2f} nats" + ("" if bits is None else f" ({bits:.3f} bits/dim)")
 
 
-def posterior_means(model, x):
-    """The means of q(z|x), NumPy [n, L], for prepared images x [n, d]."""
+def posterior_means(model, images):
+    """The means of q(z|x), NumPy [n, L], for test images uint8 [n, h, w, c]."""
+    x = prepare_test(model.likelihood, images)
     return np.concatenate([model.encode(x[i : i + CHUNK]).mean.numpy() for i in range(0, len(x), CHUNK)])

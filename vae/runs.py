@@ -1,11 +1,11 @@
-"""A run's folder: config.json, history.csv and the checkpoints, written so that a kill at any moment loses nothing."""
+"""A run's folder: config.json, history.csv and checkpoints, written so that a kill at any moment loses nothing."""
 
 import contextlib
 import csv
 import dataclasses
 import importlib.metadata
 import json
-import os
+import math
 import platform
 import shutil
 import time
@@ -15,34 +15,17 @@ import filelock
 import tensorflow as tf
 
 from config import Config, command
+from vae import checkpoints
 from vae import model as vae_model
+from vae.checkpoints import RunError, replacing
 
 SAVE_SECONDS, SAVE_EPOCHS = 60, 10  # a save is due at the first epoch's end after either
-KEPT_CHECKPOINTS = 3
-
-
-class RunError(OSError):
-    """A run that is missing, damaged, in use, or in the way; the message says what to do."""
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yields a path to write to, which takes `path`'s place in one step if the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Run:
-    """One run's folder while it is trained.
+    """One run's folder while it is trained, locked: RunError where another process trains in it.
 
-    With `overwrite`, a new folder beside it, which takes the old one's place as soon as something is saved. Raises
-    RunError where another process trains in the folder.
+    With `overwrite`, a new folder beside it, which takes the old one's place as soon as something is saved.
     """
 
     def __init__(self, folder, overwrite=False):
@@ -50,14 +33,15 @@ class Run:
         recover(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._locks = [_lock(self.folder)]
+        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._work = self.folder  # where this process writes
-        if overwrite and latest_checkpoint(self.folder):
+        if overwrite and saved_epoch(self.folder):
             self._work = _sibling(self.folder, "new")
             shutil.rmtree(self._work, ignore_errors=True)
             self._work.mkdir()
             self._locks.append(_lock(self._work))
-        self._last_save = (time.monotonic(), 0)
-        self.history = []
+        self._last_save, self._verified, self.history = (time.monotonic(), 0), True, []
 
     def __enter__(self):
         return self
@@ -66,13 +50,20 @@ class Run:
         for lock in self._locks:
             lock.release()
 
+    @property
+    def replaces(self):
+        """Whether an older model will go with the next save."""
+        return self._work != self.folder
+
     def restore(self, state):
         """Fills `state` from the newest checkpoint, if there is one, and takes up its history."""
-        path = latest_checkpoint(self._work)
-        if path:
-            _restore(state, path).assert_consumed()
-            epoch = int(state.epoch)
-            self.history = [row for row in read_history(self._work) if row["epoch"] <= epoch]
+        epoch = saved_epoch(self._work)
+        if epoch:
+            self._verified = read_facts(self._work)["data_verified"]
+            self.history = read_history(self._work)[:epoch]
+            if [row["epoch"] for row in self.history] != list(range(1, epoch + 1)):
+                raise RunError(f"{self._work / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
+            checkpoints.restore(state, self._work)
             self._last_save = (time.monotonic(), epoch)
 
     def due(self, epoch):
@@ -80,21 +71,19 @@ class Run:
         return time.monotonic() - since >= SAVE_SECONDS or epoch - last >= SAVE_EPOCHS
 
     def save(self, state, config, image_shape, verified):
-        """Writes config.json, history.csv and a checkpoint of `state`; with none of them is an older one lost."""
-        facts = {"config": dataclasses.asdict(config), "image_shape": list(image_shape), "data_verified": verified}
+        """Writes config.json, history.csv and a checkpoint of `state`; until all are there, the older ones hold."""
+        self._verified = self._verified and verified  # once unverified data was in it, the model stays unverified
+        facts = {"config": dataclasses.asdict(config), "image_shape": list(image_shape)}
+        facts |= {"data_verified": self._verified, "versions": _versions()}
         with replacing(self._work / "config.json") as path:
-            path.write_text(json.dumps(facts | {"versions": _versions()}, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         with replacing(self._work / "history.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.history[0])
             writer.writeheader()
             writer.writerows(self.history)
         epoch = int(state.epoch)
-        try:
-            manager = tf.train.CheckpointManager(state, str(self._work), KEPT_CHECKPOINTS, checkpoint_name="epoch")
-            manager.save(checkpoint_number=epoch)
-        except tf.errors.OpError as error:
-            raise RunError(f"could not write a checkpoint into {self._work}: {error.message}") from None
-        if self._work != self.folder:
+        checkpoints.write(state, self._work, epoch)
+        if self.replaces:
             _swap(self._work, self.folder)
             self._work = self.folder
         self._last_save = (time.monotonic(), epoch)
@@ -109,7 +98,7 @@ def _swap(new, folder):
     old = _sibling(folder, "old")
     folder.rename(old)
     new.rename(folder)
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)  # a reader's `recover` may be at it too
 
 
 def recover(folder):
@@ -119,7 +108,7 @@ def recover(folder):
         with contextlib.suppress(RunError), _lock(old):  # held as long as the process that swaps is alive
             if not folder.exists():
                 new.rename(folder)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _lock(folder):
@@ -136,23 +125,15 @@ def _versions():
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
-def latest_checkpoint(folder):
-    """The newest checkpoint's path prefix, or None."""
-    return tf.train.latest_checkpoint(str(folder))
-
-
-def _restore(state, path):
-    try:
-        return state.restore(path)
-    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
-        raise RunError(f"the checkpoint {path} cannot be read: {error}") from None
-
-
 def read_history(folder):
     """The rows of history.csv, as numbers (nan where there is no test ELBO)."""
-    with (Path(folder) / "history.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in rows]
+    path = Path(folder) / "history.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
 
 
 def read_facts(folder):
@@ -160,7 +141,10 @@ def read_facts(folder):
     path = Path(folder) / "config.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return facts | {"config": Config(**facts["config"])}
+        facts["config"] = Config(**facts["config"])
+        facts["image_shape"] = tuple(int(size) for size in facts["image_shape"])
+        facts["data_verified"] = bool(facts["data_verified"])
+        return facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error!r}") from None
 
@@ -174,29 +158,31 @@ def build(config, image_shape):
 def restore(folder):
     """The trained vae.model.VAE of a run's folder, e.g. `restore("checkpoints/mnist_flat_binarized_z20_...")`.
 
-    Raises RunError where there is no trained model.
+    Raises RunError where there is no trained model, or what there is cannot be read.
     """
     folder = Path(folder)
     recover(folder)
-    path = latest_checkpoint(folder)
-    if not path:
+    if not saved_epoch(folder):
         raise RunError(f"no trained model in {folder}")
     facts = read_facts(folder)
-    model = build(facts["config"], facts["image_shape"])
-    _restore(tf.train.Checkpoint(model=model), path).expect_partial().assert_existing_objects_matched()
+    try:
+        model = build(facts["config"], facts["image_shape"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} describes no model: {error!r}") from None
+    checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
     return model
 
 
 def saved_epoch(folder):
     """The epoch of a run's newest checkpoint; 0 where there is none."""
-    path = latest_checkpoint(folder)
-    return int(path.rsplit("-", 1)[1]) if path else 0
+    return max(checkpoints.epochs(folder), default=0)
 
 
 def trained(checkpoints_dir):
     """The folders of the trained runs below checkpoints_dir, sorted by name."""
-    folders = sorted(path for path in Path(checkpoints_dir).glob("*/") if not path.name.startswith("."))
-    return [folder for folder in folders if saved_epoch(folder)]
+    for old in Path(checkpoints_dir).glob(".*.old"):
+        recover(old.with_name(old.name[1 : -len(".old")]))
+    return [folder for folder in sorted(Path(checkpoints_dir).glob("[!.]*")) if saved_epoch(folder)]
 
 
 def listing(checkpoints_dir):
@@ -205,22 +191,22 @@ def listing(checkpoints_dir):
     return "\n".join([f"{'' if lines else 'no '}trained runs in {checkpoints_dir}", *lines])
 
 
-def wants_training(args):
+def wants_training(args, folder):
     """Whether train.py has anything to do, said to the user; RunError where a trained model would be lost."""
-    config, folder = args.config, args.checkpoints_dir / args.config.run_name
-    recover(folder)
-    epoch = saved_epoch(folder)
+    config, epoch = args.config, saved_epoch(folder)
     if epoch and not args.restore and not args.overwrite:
-        train = command("train.py", config, args)
-        carry_on = train if config.num_epochs > epoch else f"{train} --num_epochs {2 * epoch}"
+        longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
         raise RunError(
             f"{folder} holds a model trained to epoch {epoch}\n"
-            f"to carry it on:  {carry_on} --restore True\nto start anew:   {train} --overwrite"
+            f"to carry it on:  {command('train.py', longer, args)} --restore True\n"
+            f"to start anew:   {command('train.py', config, args)} --overwrite"
         )
     if args.restore and not epoch:
         print(f"nothing saved yet in {folder}: starting at epoch 0")
     if args.restore and epoch >= config.num_epochs:
         print(f"{folder} is at epoch {epoch} already, and --num_epochs {config.num_epochs} is the final epoch")
+        for row in [row for row in read_history(folder) if math.isfinite(row["test_elbo"])][-1:]:
+            print(f"its test ELBO was {row['test_elbo']:.2f} nats at epoch {row['epoch']}")
         return False
     return True
 

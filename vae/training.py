@@ -61,13 +61,16 @@ def fit(state, images, num_epochs, batch_size, seed, test_elbo, on_steps=lambda 
                 terms.append(block.result()[: count // batch_size])
                 on_steps(len(terms[-1]))
             log_likelihood, kl = np.concatenate(terms).mean(axis=0, dtype=np.float64)
-            if not np.isfinite(log_likelihood - kl):
+            tested = test_elbo() if tests_at(epoch) else math.nan
+            # The terms are from before each step: what the last one did shows in the weights alone.
+            healthy = np.isfinite(log_likelihood - kl) and all(np.isfinite(v).all() for v in model.trainable_variables)
+            if not healthy or (tests_at(epoch) and not math.isfinite(tested)):
                 raise FloatingPointError(
-                    f"the ELBO of epoch {epoch} is no finite number; what was saved before is kept: "
+                    f"the ELBO after epoch {epoch} is no finite number; what was saved before is kept: "
                     "try a lower --learning_rate, or another --activation"
                 )
             state.epoch.assign(epoch)
-            row = [epoch, log_likelihood - kl, log_likelihood, kl, test_elbo() if tests_at(epoch) else math.nan]
+            row = [epoch, log_likelihood - kl, log_likelihood, kl, tested]
             seconds, last_end = time.perf_counter() - last_end, time.perf_counter()
             yield dict(zip(HISTORY, [*row, seconds], strict=True))
 
