@@ -22,7 +22,8 @@ def idx(array):
 def saved(run):
     """All that a run's folder holds of training: each tensor of the newest checkpoint, and history less its seconds."""
     reader = tensorflow.train.load_checkpoint(str(run / f"epoch-{runs.saved_epoch(run)}"))
-    tensors = {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())}
+    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}  # Keras's numbered layer names
+    tensors = {name: reader.get_tensor(name) for name in sorted(names)}
     history = [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in runs.read_history(run)]
     assert len(tensors) > 30  # weights, Adam's two moments of each, epoch and step
     return {name: np.asarray(tensor).tobytes() for name, tensor in tensors.items()}, history
