@@ -117,6 +117,16 @@ def flags_of(script):
     return config.TRAIN_FLAGS if script == "train" else config.DRAW_FLAGS
 
 
+def test_the_readmes_notebook_runs(workspace):
+    """On a small run in the place of the default one."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert workspace("train", "--allow_unverified", "--num_epochs", "1") == 0
+    names = {}
+    exec(block.replace("checkpoints/mnist", f"{workspace.checkpoints}/mnist"), names)
+    assert names["images"].shape == (16, 28, 28, 1) and names["posterior"].mean.shape == (1, 20)
+
+
 def test_pictures_are_the_same_bytes_for_the_same_draw_seed(workspace):
     workspace("train", *DIGITS, "--num_epochs", "1")
 
