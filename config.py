@@ -31,10 +31,7 @@ PATHS = {  # flag: (environment variable, default)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run: the report's parameters (section 4.1), `activation`, `likelihood` and `seed`.
-
-    `likelihood` None stands for the one that belongs to `vae_type`. Raises ValueError where the two do not go together.
-    """
+    """One training run: the report's parameters, and `likelihood` (None: its type's own; ValueError: not its)."""
 
     dataset: str = "mnist"
     vae_type: str = "flat_binarized"
@@ -107,20 +104,21 @@ _FLAGS = {  # every flag of every script; the defaults of the first ten are Conf
     "restore": {"type": _true_or_false, "nargs": "?", "const": True, "help": "carry a saved run on (default: False)"},
     "overwrite": _SWITCH | {"help": "train anew where a trained model is; the old one goes once the new one is saved"},
     "draw_seed": {"type": _seed, "help": "which images and which z are drawn (default: 0)"},
+    "num_samples": {"type": _count, "help": "importance samples an image (default: 5000; conv3: 100, on 1000 images)"},
     "allow_unverified": _SWITCH | {"help": "accept data files whose sha256 is not the published one"},
     "list": _SWITCH | {"help": "list the trained runs, and exit"},
 }
 _MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
 TRAIN_FLAGS = (*_MODEL_FLAGS, "restore", "overwrite", *PATHS, "allow_unverified", "list")
 DRAW_FLAGS = (*_MODEL_FLAGS, "draw_seed", *PATHS, "allow_unverified", "list")
+EVALUATE_FLAGS = (*_MODEL_FLAGS, "num_samples", *PATHS, "allow_unverified", "list")
 
 
 def parse_args(argv, description, flags, idle=(), **fixed):
     """Reads a script's command line; on a bad one prints what is wrong and exits with code 2, as argparse does.
 
-    Returns a namespace: config (Config), given (the names of the flags that were there), and a value for each of
-    `flags` that is no part of Config; those of PATHS are pathlib Paths. `fixed` are fields of Config with no flag, and
-    `idle` flags that the script takes and has no use for.
+    Returns a namespace: config (Config), given (the flags that were there), and a value for each of `flags` that is no
+    part of Config. `fixed` are fields of Config with no flag; `idle` flags are taken and have no use in the script.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
@@ -147,8 +145,8 @@ def parse_args(argv, description, flags, idle=(), **fixed):
         print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
     for flag in given.keys() & set(idle):
         print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
-    values = {"restore": False, "overwrite": False, "draw_seed": 0, "allow_unverified": False, "list": False}
-    values |= {flag: _environment_path(flag) for flag in PATHS} | given
+    values = dict.fromkeys(("restore", "overwrite", "allow_unverified", "list"), False)
+    values |= {"draw_seed": 0, "num_samples": None} | {flag: _environment_path(flag) for flag in PATHS} | given
     if values["restore"] and values["overwrite"]:
         parser.error("argument --overwrite: trains anew, and --restore True carries on; give one of the two")
     values = {name: values[name] for name in flags if name not in _MODEL_FLAGS}

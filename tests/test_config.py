@@ -11,7 +11,7 @@ from vae.likelihoods import LIKELIHOODS
 from vae.networks import NETWORKS
 
 ROOT = Path(config.__file__).parent
-SCRIPTS = ("train", "make_pictures", "plots_latent_space", "plots_latent_space_2d", "plot_singular_values")
+SCRIPTS = ("train", "evaluate", "make_pictures", "plots_latent_space", "plots_latent_space_2d", "plot_singular_values")
 
 
 def parse(*argv, flags=config.TRAIN_FLAGS):

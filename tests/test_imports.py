@@ -15,7 +15,7 @@ ALLOWED = {  # module: what it may import besides the standard library
     "vae.networks": {"keras"},
     "vae.model": {"numpy", "tensorflow", "vae.likelihoods", "vae.networks"},
     "vae.training": {"numpy", "tensorflow", "keras", "vae.model", "vae.networks"},
-    "vae.evaluation": {"numpy", "tensorflow", "vae.model"},
+    "vae.evaluation": {"numpy", "scipy", "tensorflow", "vae.model"},
     "vae.checkpoints": {"tensorflow"},
     "vae.runs": {"tensorflow", "filelock", "vae.model", "vae.checkpoints", "config"},
     "vae.latent": {"numpy", "scipy", "sklearn"},

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -102,19 +103,19 @@ def test_the_readmes_commands_run(workspace):
         script = Path(script).stem
         parsed = config.parse_args(argv, "", flags_of(script), **({"latent_dim": 2} if script.endswith("2d") else {}))
         folder = workspace.checkpoints / parsed.config.run_name
-        extra = ["--num_epochs", "1", "--allow_unverified"]
+        extra = ["--num_epochs", "1", "--allow_unverified"] + ["--num_samples", "3"] * (script == "evaluate")
         if script == "train":
             extra += ["--overwrite"] if folder.exists() and not parsed.restore else []
         elif not folder.exists() and not parsed.list:
             latent = ["--latent_dim", "2"] if script.endswith("2d") else []
-            assert workspace("train", *argv, *latent, *extra) == 0
+            assert workspace("train", *argv, *latent, *extra[:3]) == 0
         assert workspace(script, *argv, *extra) == 0, argv
 
 
 def flags_of(script):
     if script == "plots_latent_space_2d":
         return importlib.import_module(script).FLAGS
-    return config.TRAIN_FLAGS if script == "train" else config.DRAW_FLAGS
+    return {"train": config.TRAIN_FLAGS, "evaluate": config.EVALUATE_FLAGS}.get(script, config.DRAW_FLAGS)
 
 
 def test_the_readmes_notebook_runs(workspace):
@@ -243,6 +244,30 @@ def test_overwrite_stopped_before_its_first_save_keeps_the_old_model(workspace, 
     assert saved(folder) == before
     assert workspace("train", *DIGITS, "--num_epochs", "1", "--overwrite") == 0
     assert runs.saved_epoch(folder) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "num_samples", "has_nll"),
+    [
+        ((), 7, True),
+        (("--vae_type", "conv3"), 100, False),
+        (("--vae_type", "conv3", "--likelihood", "normal"), 7, True),
+    ],
+)
+def test_evaluate_writes_what_it_prints(options, num_samples, has_nll, workspace, capsys):
+    assert workspace("train", *DIGITS, *options, "--num_epochs", "1") == 0
+    argv = [*DIGITS, *options, *(["--num_samples", "7"] if num_samples == 7 else [])]
+    assert workspace("evaluate", *argv) == 0
+    (folder,) = runs.trained(workspace.checkpoints)
+    metrics, out = json.loads((folder / "metrics.json").read_text()), capsys.readouterr().out
+    assert metrics["num_images"] == 360 and metrics["num_samples"] == num_samples and metrics["epoch"] == 1
+    assert f"{metrics['elbo']['mean']:.2f} +- {metrics['elbo']['standard_error']:.2f} nats" in out
+    assert metrics["elbo"]["mean"] == pytest.approx(metrics["log_likelihood"]["mean"] - metrics["kl"]["mean"], rel=1e-5)
+    assert metrics["elbo"]["mean"] == pytest.approx(runs.read_history(folder)[0]["test_elbo"], rel=1e-6)
+    assert (metrics["nll"] is not None) == has_nll and ("no likelihood" in out) == (not has_nll)
+    assert set(metrics["active_units"]) <= {0, 1} and metrics["versions"]["tensorflow"]
+    before = (folder / "metrics.json").read_bytes()
+    assert workspace("evaluate", *argv) == 0 and (folder / "metrics.json").read_bytes() == before
 
 
 def test_output_that_nobody_reads_on_is_no_error(workspace):

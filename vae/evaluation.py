@@ -1,13 +1,16 @@
 """What a trained model is worth on the test set."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import logsumexp
 
-from vae.model import Elbo, generator
+from vae.model import Elbo, Posterior, generator
 
 TEST_SEED = 0  # of the test set's binarization or noise, and of its z: the same for every run
+ACTIVE = 0.01  # variance of a latent's posterior mean from which it counts as in use
 CHUNK = 1000  # test images a call of the compiled function
 
 
@@ -46,7 +49,80 @@ def in_units(elbo, model):
     return f"{elbo:.2f} nats" + ("" if bits is None else f" ({bits:.3f} bits/dim)")
 
 
+def posteriors(model, x):
+    """The Posterior q(z|x) of prepared images x [n, d], in NumPy: mean and log_std, each [n, L]."""
+    parts = [model.encode(x[first : first + CHUNK]) for first in range(0, len(x), CHUNK)]
+    return Posterior(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
 def posterior_means(model, images):
     """The means of q(z|x), NumPy [n, L], for test images uint8 [n, h, w, c]."""
+    return posteriors(model, prepare_test(model.likelihood, images)).mean
+
+
+def importance_log_weights(model, x, num_samples, rows=1000):
+    """Yields log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x), image by image: NumPy [num_samples].
+
+    x: prepared images [n, d]. An image's noise is a stream of its own, drawn in the order of the samples, so that
+    neither other images nor `rows`, the samples decoded at once, change its weights.
+    """
+    rows = min(rows, num_samples)
+
+    @tf.function(jit_compile=model.jit_compile, autograph=False)
+    def log_weights(x, mean, log_std, noise):
+        z = mean + tf.exp(log_std) * noise  # [rows, L]
+        x = tf.broadcast_to(tf.cast(x, tf.float32), (rows, x.shape[0]))
+        # The two Gaussians' normalizations cancel: log p(z) - log q(z|x) = sum((noise^2 - z^2)/2 + log_std).
+        ratio = tf.reduce_sum(0.5 * (tf.square(noise) - tf.square(z)) + log_std, axis=-1)
+        return model.likelihood.log_prob(x, model.decode(z)) + ratio
+
+    def noises():
+        for image in range(len(x)):
+            rng = generator(TEST_SEED, "importance", image)
+            for first in range(0, num_samples, rows):
+                noise = rng.standard_normal((min(rows, num_samples - first), model.latent_dim), dtype=np.float32)
+                yield np.pad(noise, ((0, rows - len(noise)), (0, 0)))
+
+    draws = noises()
+    with ThreadPoolExecutor(1) as preparer:  # draws the next noise while this one is decoded
+        upcoming = preparer.submit(next, draws, None)
+        for image, mean, log_std in zip(x, *posteriors(model, x), strict=True):
+            weights = []
+            for _ in range(0, num_samples, rows):
+                noise, upcoming = upcoming.result(), preparer.submit(next, draws, None)
+                weights.append(log_weights(image, mean, log_std, noise).numpy())
+            yield np.concatenate(weights)[:num_samples]
+
+
+def importance_sampled_nll(log_weights):
+    """-log(1/k sum_k w_k) for an image's log weights [k], in nats (Burda et al. 2016, arXiv:1509.00519, eq. 8)."""
+    return math.log(len(log_weights)) - float(logsumexp(log_weights.astype(np.float64)))
+
+
+def metrics(model, images, num_samples, on_image=lambda: None):
+    """What evaluate.py reports of test images uint8 [n, h, w, c]: a dict that JSON can hold, in nats but for bits/dim.
+
+    Each mean has its standard error over the images. Active units are those whose posterior mean varies by more than
+    ACTIVE over the images (Burda et al. 2016, section 4.2). nll is None where log_prob is no likelihood. on_image()
+    is called after each image's importance samples.
+    """
     x = prepare_test(model.likelihood, images)
-    return np.concatenate([model.encode(x[i : i + CHUNK]).mean.numpy() for i in range(0, len(x), CHUNK)])
+    elbo = elbo_evaluator(model, x)()
+    values = {"elbo": elbo.value, "log_likelihood": elbo.log_likelihood, "kl": elbo.kl}
+    if model.likelihood.normalized:
+        values["nll"] = np.empty(len(x))
+        for image, log_weights in enumerate(importance_log_weights(model, x, num_samples)):
+            values["nll"][image] = importance_sampled_nll(log_weights)
+            on_image()
+    results = {name: _mean(value) for name, value in values.items()}
+    nlls = {"elbo": -results["elbo"]["mean"], "nll": results.get("nll", {"mean": math.nan})["mean"]}
+    d = math.prod(model.image_shape)
+    bits = {name: model.likelihood.bits_per_dim(nll, d) for name, nll in nlls.items()}
+    active = np.flatnonzero(posteriors(model, x).mean.var(axis=0) > ACTIVE)
+    counts = {"num_images": len(x), "num_samples": num_samples, "seed": TEST_SEED}
+    return counts | {"nll": None} | results | {"bits_per_dim": bits, "active_units": active.tolist()}
+
+
+def _mean(values):
+    error = values.std(dtype=np.float64, ddof=1) / math.sqrt(len(values))
+    return {"mean": float(values.mean(dtype=np.float64)), "standard_error": float(error)}

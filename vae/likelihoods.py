@@ -1,6 +1,7 @@
 """Distributions of the pixels given z: what x is made of the bytes, log p(x|z), and which picture to show.
 
-Every likelihood has `num_params` (decoder outputs a pixel) and
+Every likelihood has `num_params` (decoder outputs a pixel), `normalized` (whether exp(log_prob) sums or integrates to
+one, so that there is an NLL) and
 
     prepare(pixels uint8 [n, d], rng) -> [n, d]     NumPy; the data of log_prob
     encoder_input(x [batch, d]) -> [batch, d]       the same on the scale that suits the encoder
@@ -21,6 +22,7 @@ class Bernoulli:
     """Pixels drawn to 0 or 1 with probability pixel/255 (the report, 3.1); p(x|z) = Bernoulli(sigmoid(params))."""
 
     num_params = 1
+    normalized = True
 
     def prepare(self, pixels, rng):
         """x ~ Binomial(1, pixel/255), uint8 [n, d] of 0 and 1; exact, from one random byte a pixel.
@@ -56,6 +58,8 @@ class CrossEntropy(Bernoulli):
     No likelihood: its exponential does not integrate to one over grey pixels, so there is no NLL and no bits/dim.
     """
 
+    normalized = False
+
     def prepare(self, pixels, rng):
         return pixels.astype(np.float32) / np.float32(255)
 
@@ -73,6 +77,7 @@ class _Dequantized:
     """What the densities on [0, 1) share: bytes made continuous, and their NLL in bits/dim of the bytes."""
 
     num_params = 2
+    normalized = True
 
     def prepare(self, pixels, rng):
         """x = (pixel + u)/256 with u uniform on [0, 1): float32 [n, d] in [0, 1].

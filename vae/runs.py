@@ -212,7 +212,7 @@ def wants_training(args, folder):
 
 
 def restore_for(args):
-    """The model that a drawing script's arguments name; RunError tells the runs there are and how to train this one."""
+    """The model that a script's arguments name; RunError tells the runs there are and how to train this one."""
     config, folder = args.config, args.checkpoints_dir / args.config.run_name
     recover(folder)
     epoch = saved_epoch(folder)
@@ -220,7 +220,7 @@ def restore_for(args):
         train = command("train.py", config, args)
         raise RunError(f"no trained model in {folder}\n{listing(args.checkpoints_dir)}\nto train it: {train}")
     if "num_epochs" in args.given and config.num_epochs != epoch:
-        print(f"drawing the model as it is saved, at epoch {epoch}")
+        print(f"the model is taken as it is saved, at epoch {epoch}")
     return restore(folder)
 
 
