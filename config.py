@@ -133,8 +133,9 @@ def parse_args(argv, description, flags, idle=(), **fixed):
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         name = unknown[0].split("=")[0]
-        near = difflib.get_close_matches(name, [f"--{flag}" for flag in flags], 1)
-        hint = f"did you mean {near[0]}?" if near else f"it takes {' '.join(f'--{flag}' for flag in flags)}"
+        hints = [f"did you mean {near}?" for near in difflib.get_close_matches(name, [f"--{f}" for f in flags], 1)]
+        hints = ["this script has no use for it"] if name[2:] in _FLAGS else hints
+        hint = hints[0] if hints else f"it takes {' '.join(f'--{flag}' for flag in flags)}"
         parser.error(f"unrecognized argument {unknown[0]!r}: {hint}")
     given = vars(namespace)
     try:
@@ -189,6 +190,7 @@ def script(main):
         try:
             return main(argv) or 0
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out, more of them change nothing
             print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:  # the reader of our output, say `head`, has seen enough

@@ -31,20 +31,20 @@ def train(args, data, run):
     c, shape = args.config, data.train_images.shape[1:]
     model = runs.build(c, shape)
     state = training.create_state(model, c.learning_rate)
-    run.restore(state)
+    run.restore(state, c)
     evaluate, steps = evaluation.test_elbo(model, data.test_images), len(data.train_images) // c.batch_size
     options = {"total": c.num_epochs * steps, "unit": "step", "disable": not sys.stderr.isatty()}
     with config.deferred_signals() as signals, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
         for row in training.fit(state, data.train_images, c.num_epochs, c.batch_size, c.seed, evaluate, bar.update):
             run.history.append(row)
-            epoch, last = row["epoch"], row["epoch"] == c.num_epochs
+            epoch, last, stop = row["epoch"], row["epoch"] == c.num_epochs, bool(signals)
             bar.set_description(f"epoch {epoch}/{c.num_epochs}", refresh=False)
             bar.set_postfix_str(training.describe(row))
-            if last or run.due(epoch) or (signals and not run.replaces):
+            if last or run.due(epoch) or (stop and not run.replaces):
                 run.save(state, c, shape, data.verified)
-            if bar.disable and (last or signals or training.tests_at(epoch)):
+            if bar.disable and (last or stop or training.tests_at(epoch)):
                 print(f"epoch {epoch}/{c.num_epochs}: {training.describe(row)}", flush=True)
-            if signals:
+            if stop:
                 break
     if run.replaces:
         print(f"stopped at epoch {epoch}, before the first save: the older model in {run.folder} is kept")

@@ -70,6 +70,7 @@ def test_restore(argv, restore):
         ("--latent_dmi 3", ("--latent_dmi", "did you mean --latent_dim?")),
         ("--latent 3", ("--latent", "did you mean")),
         ("mnist", ("'mnist'", "--dataset")),
+        ("--draw_seed 3", ("--draw_seed", "this script has no use for it")),
         ("--likelihood normal", ("--likelihood", "bernoulli only", "'normal'")),
         ("--restore --overwrite", ("--overwrite", "--restore True")),
     ],

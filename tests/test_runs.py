@@ -63,7 +63,7 @@ def test_rows_beyond_the_checkpoint_are_dropped_when_resuming(folder):
         file.write("4,-1,-1,0,nan,1\n")
     with runs.Run(folder) as run:
         state = state_at(0, seed=5)
-        run.restore(state)
+        run.restore(state, CONFIG)
         assert int(state.epoch) == 3 and [r["epoch"] for r in run.history] == [1, 2, 3]
 
 
@@ -92,7 +92,7 @@ def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(folder):
         run.history = [row(1), row(2)]
         run.save(state_at(2, seed=1), CONFIG, SHAPE, verified=True)
     assert runs.saved_epoch(folder) == 2
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
 
 
 @pytest.mark.parametrize("by", ["list", "restore"])
@@ -100,7 +100,8 @@ def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(folder):
 def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_done, by):
     save(folder, 7)
     new, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-    save(new, 1, seed=1)
+    save(folder.with_name("made"), 1, seed=1)
+    folder.with_name("made").rename(new)
     folder.rename(old)
     if renames_done == 2:
         new.rename(folder)
@@ -109,17 +110,49 @@ def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_d
     else:
         assert runs.restore(folder)
     assert runs.saved_epoch(folder) == 1
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
 
 
-def test_a_reader_leaves_a_swap_alone_that_is_under_way(folder):
+def test_a_reader_or_a_second_trainer_leaves_a_swap_alone_that_is_under_way(folder):
     save(folder, 7)
     old = folder.with_name(f".{folder.name}.old")
     with runs.Run(folder):
         folder.rename(old)
         runs.recover(folder)
         assert old.exists() and not folder.exists()
+        with pytest.raises(runs.RunError, match="another process"):
+            runs.Run(folder)
+        assert runs.saved_epoch(old) == 7
+        folder.rmdir()
         old.rename(folder)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_an_old_model_without_a_new_one_comes_back(folder, empty):
+    save(folder, 7)
+    folder.rename(folder.with_name(f".{folder.name}.old"))
+    if empty:
+        folder.mkdir()
+    assert runs.trained(folder.parent) == [folder] and runs.saved_epoch(folder) == 7
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(folder, tmp_path):
+    save(tmp_path / "elsewhere", 7)
+    folder.parent.mkdir()
+    folder.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for epoch in (1, 2):
+        save(folder, epoch, overwrite=True)
+        assert folder.is_symlink() and runs.saved_epoch(folder) == epoch
+
+
+def test_a_folder_that_holds_another_model_is_not_carried_on(folder):
+    save(folder, 2)
+    with runs.Run(folder) as run, pytest.raises(runs.RunError, match="holds another model"):
+        run.restore(state_at(0), dataclasses.replace(CONFIG, seed=1))
+
+
+def test_the_columns_are_those_that_training_gives():
+    assert runs.COLUMNS == training.HISTORY
 
 
 def test_two_at_once_are_refused_and_the_lock_goes_with_the_run(folder):
@@ -139,7 +172,7 @@ def test_a_folder_whose_name_is_a_pattern_is_a_folder_like_any_other(tmp_path):
     for epoch in range(1, 6):
         save(folder, epoch)
     assert runs.saved_epoch(folder) == 5 and runs.trained(folder.parent) == [folder]
-    assert checkpoints.epochs(folder) == [3, 4, 5] and len(list(folder.iterdir())) == 2 * 3 + 3
+    assert checkpoints.epochs(folder) == [3, 4, 5] and len(list(folder.iterdir())) == 2 * 3 + 2
     assert runs.restore(folder).latent_dim == 3
 
 
@@ -166,19 +199,21 @@ def test_unverified_data_is_remembered_when_resuming_with_verified(folder):
         run.history = [row(1)]
         run.save(state_at(1), CONFIG, SHAPE, verified=False)
     with runs.Run(folder) as run:
-        run.restore(state_at(0))
+        run.restore(state_at(0), CONFIG)
         run.history.append(row(2))
         run.save(state_at(2), CONFIG, SHAPE, verified=True)
     assert runs.read_facts(folder)["data_verified"] is False
 
 
-@pytest.mark.parametrize("content", [b"", b"epoch,a\n1,2,3\n", b"epoch\nx\n", b"\xff\xfe\x00", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"epoch,a\n1,2,3\n", b"epoch,train_elbo\n1,2\n", b"epoch\nx\n", b"\xff\xfe\x00", None]
+)
 def test_a_damaged_history_is_refused_by_name(folder, content):
     save(folder, 3)
     path = folder / "history.csv"
     path.unlink() if content is None else path.write_bytes(content)
     with runs.Run(folder) as run, pytest.raises(runs.RunError, match=r"history\.csv"):
-        run.restore(state_at(0))
+        run.restore(state_at(0), CONFIG)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", None])

@@ -66,5 +66,6 @@ def restore(state, folder, partial=False):
             status = state.read(str(Path(scratch, "run", path.name)))
         status.expect_partial().assert_existing_objects_matched() if partial else status.assert_consumed()
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError) as error:
-        older = f"; to go back to epoch {epochs(folder)[-2]}, remove {path}.*" if len(epochs(folder)) > 1 else ""
-        raise RunError(f"the checkpoint {path} cannot be read{older}: {error}") from None
+        older = f"\nto go back to epoch {epochs(folder)[-2]}, remove {path}.*" if len(epochs(folder)) > 1 else ""
+        reason = str(error).rsplit("}} ", 1)[-1]  # what comes before names TensorFlow's own functions
+        raise RunError(f"the checkpoint {path} cannot be read: {reason}{older}") from None

@@ -19,6 +19,7 @@ from vae import checkpoints
 from vae import model as vae_model
 from vae.checkpoints import RunError, replacing
 
+COLUMNS = ("epoch", "train_elbo", "train_log_likelihood", "train_kl", "test_elbo", "seconds")  # of history.csv
 SAVE_SECONDS, SAVE_EPOCHS = 60, 10  # a save is due at the first epoch's end after either
 
 
@@ -29,37 +30,40 @@ class Run:
     """
 
     def __init__(self, folder, overwrite=False):
-        self.folder = Path(folder)
-        recover(self.folder)
+        self.folder = Path(folder).resolve()  # of a link, the folder itself: renaming the link would lose it
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._locks = [_lock(self.folder)]
+        self._lock = _lock(self.folder)
+        _end_swap(self.folder)
         for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._work = self.folder  # where this process writes
         if overwrite and saved_epoch(self.folder):
             self._work = _sibling(self.folder, "new")
-            shutil.rmtree(self._work, ignore_errors=True)
+            for path in (self._work, _sibling(self.folder, "old")):
+                if path.exists():
+                    shutil.rmtree(path)  # what cannot be removed now would stop the swap after training
             self._work.mkdir()
-            self._locks.append(_lock(self._work))
         self._last_save, self._verified, self.history = (time.monotonic(), 0), True, []
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for lock in self._locks:
-            lock.release()
+        self._lock.release()
 
     @property
     def replaces(self):
         """Whether an older model will go with the next save."""
         return self._work != self.folder
 
-    def restore(self, state):
+    def restore(self, state, config):
         """Fills `state` from the newest checkpoint, if there is one, and takes up its history."""
         epoch = saved_epoch(self._work)
         if epoch:
-            self._verified = read_facts(self._work)["data_verified"]
+            facts = read_facts(self._work)
+            if dataclasses.replace(facts["config"], num_epochs=config.num_epochs) != config:
+                raise RunError(f"{self._work} holds another model, by its config.json: {facts['config']}")
+            self._verified = facts["data_verified"]
             self.history = read_history(self._work)[:epoch]
             if [row["epoch"] for row in self.history] != list(range(1, epoch + 1)):
                 raise RunError(f"{self._work / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
@@ -78,7 +82,7 @@ class Run:
         with replacing(self._work / "config.json") as path:
             path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         with replacing(self._work / "history.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.history[0])
+            writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.history)
         epoch = int(state.epoch)
@@ -94,25 +98,34 @@ def _sibling(folder, kind):
 
 
 def _swap(new, folder):
-    """Puts `new` in the place of `folder`. A kill between the two renames is what `recover` is for."""
+    """Puts `new` in the place of `folder`. A kill between the two renames is what `_end_swap` is for."""
     old = _sibling(folder, "old")
     folder.rename(old)
     new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)  # a reader's `recover` may be at it too
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _end_swap(folder):
+    """Ends a swap that was cut off; only under the lock. Whatever is whole stays: the new run, else the old one."""
+    old, new = _sibling(folder, "old"), _sibling(folder, "new")
+    if old.exists():
+        if not saved_epoch(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            (new if saved_epoch(new) else old).rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def recover(folder):
-    """Ends a swap that was cut off: the new run had been saved whole before the swap began."""
-    old, new = _sibling(folder, "old"), _sibling(folder, "new")
-    if old.exists():
-        with contextlib.suppress(RunError), _lock(old):  # held as long as the process that swaps is alive
-            if not folder.exists():
-                new.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
+    """Ends a swap that was cut off in `folder`; leaves one alone that is under way."""
+    folder = Path(folder).resolve()
+    if _sibling(folder, "old").exists():
+        with contextlib.suppress(RunError), _lock(folder):
+            _end_swap(folder)
 
 
 def _lock(folder):
-    lock = filelock.FileLock(folder / "lock")
+    """Held by the process that trains in `folder`; beside it, since the folder itself is renamed when replaced."""
+    lock = filelock.FileLock(_sibling(folder, "lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -130,7 +143,10 @@ def read_history(folder):
     path = Path(folder) / "history.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"its columns are {reader.fieldnames}, not {COLUMNS}")
         return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
