@@ -167,9 +167,9 @@ def command(script, config, args):
         own = VAE_TYPES[config.vae_type][1] if field.name == "likelihood" else field.default
         words += [f"--{field.name}", str(value)] if value != own else []
     for flag in PATHS:
-        path = getattr(args, flag, _environment_path(flag))
+        path = getattr(args, flag)
         words += [f"--{flag}", str(path)] if path != _environment_path(flag) else []
-    words += ["--allow_unverified"] if getattr(args, "allow_unverified", False) else []
+    words += ["--allow_unverified"] if args.allow_unverified else []
     return shlex.join(words)
 
 

@@ -24,10 +24,6 @@ def draw(model, test_images, draw_seed, folder):
     from vae import evaluation, figures, latent, runs
     from vae.model import generator
 
-    def grid(z):
-        """Decodes z [rows, columns, L] to pictures [rows, columns, h, w, c]."""
-        return model.images(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], *model.image_shape)
-
     rng = generator(draw_seed, "draw")
     noise = rng.standard_normal((10, 10, model.latent_dim), dtype=np.float32)
     chosen = rng.permutation(len(test_images))[:20]
@@ -36,13 +32,13 @@ def draw(model, test_images, draw_seed, folder):
     posterior = model.encode(x)
     mean, std = posterior.mean.numpy(), np.exp(posterior.log_std.numpy())
 
-    runs.save_picture(figures.image_grid(grid(noise)), folder / "generated.png")
+    runs.save_picture(figures.image_grid(model.images(noise)), folder / "generated.png")
     originals = test_images[chosen[:10], None] / np.float32(255)
     samples = mean[:10, None] + std[:10, None] * noise[:, :9]
-    reconstructions = np.concatenate([originals, grid(samples)], axis=1)
+    reconstructions = np.concatenate([originals, model.images(samples)], axis=1)
     runs.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
     paths = latent.interpolations(mean[10:15], mean[15:20], num_steps=20)
-    runs.save_picture(figures.image_grid(grid(paths)), folder / "interpolations.png")
+    runs.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,13 @@ def main(argv=None):
     model = runs.restore_for(args)
     data = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified)
     folder = args.pictures_dir / args.config.run_name
-    runs.save_picture(figures.latent_maps([panel(model, data)]), folder / "latent_space_pca.png")
+    own = panel(model, data)
+    runs.save_picture(figures.latent_maps([own]), folder / "latent_space_pca.png")
 
     flat, wide = (dataclasses.replace(args.config, latent_dim=size) for size in (2, 20))
     folders = [args.checkpoints_dir / c.run_name for c in (flat, wide)]
     if args.config in (flat, wide) and all(map(runs.saved_epoch, folders)):  # the report's task 1b
-        panels = [panel(runs.restore(folder), data) for folder in folders]
+        panels = [own if run.name == folder.name else panel(runs.restore(run), data) for run in folders]
         runs.save_picture(figures.latent_maps(panels), folder / "latent_space_2_and_20.png")
 
 

@@ -21,9 +21,8 @@ def main(argv=None):
     panel = (means, data.test_labels, "Means of q(z|x), 2 latents", ("z1", "z2"))
     folder = args.pictures_dir / args.config.run_name
     runs.save_picture(figures.latent_maps([panel]), folder / "latent_space_2d.png")
-    grid = latent.quantile_grid(20)
-    images = model.images(grid.reshape(-1, 2)).reshape(*grid.shape[:2], *model.image_shape)
-    runs.save_picture(figures.image_grid(images), folder / "latent_manifold_2d.png")
+    manifold = figures.image_grid(model.images(latent.quantile_grid(20)))
+    runs.save_picture(manifold, folder / "latent_manifold_2d.png")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def importance_log_weights(model, x, num_samples, rows=1000):
 
     @tf.function(jit_compile=model.jit_compile, autograph=False)
     def log_weights(x, mean, log_std, noise):
-        z = mean + tf.exp(log_std) * noise  # [rows, L]
+        z = Posterior(mean, log_std).sample(noise)  # [rows, L]
         x = tf.broadcast_to(tf.cast(x, tf.float32), (rows, x.shape[0]))
         # The two Gaussians' normalizations cancel: log p(z) - log q(z|x) = sum((noise^2 - z^2)/2 + log_std).
         ratio = tf.reduce_sum(0.5 * (tf.square(noise) - tf.square(z)) + log_std, axis=-1)

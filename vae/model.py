@@ -87,8 +87,9 @@ class VAE(tf.Module):
         return Elbo(self.likelihood.log_prob(x, self.decode(z)), posterior.kl())
 
     def images(self, z):
-        """The pictures of z [batch, L]: NumPy [batch, h, w, c] in [0, 1]."""
-        return self.likelihood.image(self.decode(z)).numpy().reshape(-1, *self.image_shape)
+        """The pictures of z [..., L], say a grid: NumPy [..., h, w, c] in [0, 1]."""
+        images = self.likelihood.image(self.decode(z.reshape(-1, z.shape[-1]))).numpy()
+        return images.reshape(*z.shape[:-1], *self.image_shape)
 
 
 def create(network, likelihood, image_shape, latent_dim, hidden_size, activation, seed):
