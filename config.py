@@ -81,6 +81,7 @@ def _number(convert, low, wording):
 _count = _number(int, lambda n: 0 < n < 2**31, "a whole number from 1 to 2147483647")
 _seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 _rate = _number(float, lambda x: x > 0, "a finite number above 0")
+_share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 
 def _true_or_false(text):
@@ -107,11 +108,16 @@ _FLAGS = {  # every flag of every script; the defaults of the first ten are Conf
     "num_samples": {"type": _count, "help": "importance samples an image (default: 5000; conv3: 100, on 1000 images)"},
     "allow_unverified": _SWITCH | {"help": "accept data files whose sha256 is not the published one"},
     "list": _SWITCH | {"help": "list the trained runs, and exit"},
+    "epochs_scale": {"type": _share, "help": "train for this share of the epochs; 0: train nothing (default: 1)"},
+    "only": {"nargs": "+", "metavar": "NAME", "help": "of the table in vae/experiments.py, these (default: all)"},
 }
+_PATH = {"type": Path, "metavar": "DIR"}
+_FLAGS |= {f: _PATH | {"help": f"default: {path!r}, or the environment's {v}"} for f, (v, path) in PATHS.items()}
 _MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
 TRAIN_FLAGS = (*_MODEL_FLAGS, "restore", "overwrite", *PATHS, "allow_unverified", "list")
 DRAW_FLAGS = (*_MODEL_FLAGS, "draw_seed", *PATHS, "allow_unverified", "list")
 EVALUATE_FLAGS = (*_MODEL_FLAGS, "num_samples", *PATHS, "allow_unverified", "list")
+REPORT_FLAGS = ("epochs_scale", "only", *PATHS, "allow_unverified")
 
 
 def parse_args(argv, description, flags, idle=(), **fixed):
@@ -122,14 +128,9 @@ def parse_args(argv, description, flags, idle=(), **fixed):
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
-        if flag in PATHS:
-            options = {"type": Path, "metavar": "DIR", "help": "default: {1!r}, or the environment's {0}"}
-            options["help"] = options["help"].format(*PATHS[flag])
-        else:
-            default = getattr(Config, flag, None)
-            options = dict(_FLAGS[flag])
-            options["help"] += f" (default: {default})" if default is not None else ""
-        parser.add_argument(f"--{flag}", **options)
+        default = getattr(Config, flag, None)
+        words = _FLAGS[flag]["help"] + (f" (default: {default})" if default is not None else "")
+        parser.add_argument(f"--{flag}", **_FLAGS[flag] | {"help": words})
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         name = unknown[0].split("=")[0]
@@ -146,11 +147,10 @@ def parse_args(argv, description, flags, idle=(), **fixed):
         print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
     for flag in given.keys() & set(idle):
         print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
-    values = dict.fromkeys(("restore", "overwrite", "allow_unverified", "list"), False)
-    values |= {"draw_seed": 0, "num_samples": None} | {flag: _environment_path(flag) for flag in PATHS} | given
-    if values["restore"] and values["overwrite"]:
+    defaults = {"draw_seed": 0, "epochs_scale": 1.0} | {flag: _environment_path(flag) for flag in PATHS}
+    values = {name: given.get(name, defaults.get(name)) for name in flags if name not in _MODEL_FLAGS}
+    if values.get("restore") and values.get("overwrite"):
         parser.error("argument --overwrite: trains anew, and --restore True carries on; give one of the two")
-    values = {name: values[name] for name in flags if name not in _MODEL_FLAGS}
     return argparse.Namespace(config=config, given=set(given), **values)
 
 
@@ -159,17 +159,17 @@ def _environment_path(flag):
     return Path(os.environ.get(variable) or default)
 
 
-def command(script, config, args):
-    """The command that runs `script` for `config`: what is a default, or what the environment says, is left out."""
+def command(script, config, args=None):
+    """The command that runs `script` for `config` (and with the paths of `args`): what is a default is left out."""
     words = ["python", script]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         own = VAE_TYPES[config.vae_type][1] if field.name == "likelihood" else field.default
         words += [f"--{field.name}", str(value)] if value != own else []
-    for flag in PATHS:
+    for flag in PATHS if args else ():
         path = getattr(args, flag)
         words += [f"--{flag}", str(path)] if path != _environment_path(flag) else []
-    words += ["--allow_unverified"] if args.allow_unverified else []
+    words += ["--allow_unverified"] if args and args.allow_unverified else []
     return shlex.join(words)
 
 

@@ -38,15 +38,16 @@ def table(metrics):
     lines = [f"epoch {metrics['epoch']}, {metrics['num_images']} test images, seed {metrics['seed']}"]
     names = {"elbo": "ELBO", "log_likelihood": "log-likelihood term", "kl": "KL"}
     names["nll"] = f"NLL, {metrics['num_samples']} importance samples"
+    names["nll_of_q"] = f"the same, {metrics['num_samples_of_q']} of q(z|x) alone"
     for name, words in names.items():
         if metrics[name]:
             bits = metrics["bits_per_dim"].get(name)
-            lines.append(f"{words:32} {metrics[name]['mean']:10.2f} +- {metrics[name]['standard_error']:.2f} nats")
+            lines.append(f"{words:34} {metrics[name]['mean']:10.2f} +- {metrics[name]['standard_error']:.2f} nats")
             lines[-1] += "" if bits is None else f"   {bits:.3f} bits/dim"
     if not metrics["nll"]:
         lines.append("no NLL: the cross-entropy on grey intensities is no likelihood")
     active = metrics["active_units"]
-    return "\n".join([*lines, f"{'active units':32} {len(active):10}    {' '.join(map(str, active))}"])
+    return "\n".join([*lines, f"{'active units':34} {len(active):10}    {' '.join(map(str, active))}"])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def draw(model, test_images, draw_seed, folder):
     samples = mean[:10, None] + std[:10, None] * noise[:, :9]
     reconstructions = np.concatenate([originals, model.images(samples)], axis=1)
     runs.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
+    pairs = reconstructions[:5, :2].swapaxes(0, 1)  # figure 6b: five images over a reconstruction of each
+    runs.save_picture(figures.image_grid(pairs), folder / "reconstruction_pairs.png")
     paths = latent.interpolations(mean[10:15], mean[15:20], num_steps=20)
     runs.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
 

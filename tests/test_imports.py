@@ -18,6 +18,8 @@ ALLOWED = {  # module: what it may import besides the standard library
     "vae.evaluation": {"numpy", "scipy", "tensorflow", "vae.model"},
     "vae.checkpoints": {"tensorflow"},
     "vae.runs": {"tensorflow", "filelock", "vae.model", "vae.checkpoints", "config"},
+    "vae.experiments": {"config"},
+    "vae.results": {"vae.runs", "vae.experiments", "config"},
     "vae.latent": {"numpy", "scipy", "sklearn"},
     "vae.figures": {"numpy", "matplotlib"},
 }

@@ -22,7 +22,7 @@ from vae import likelihoods, runs, training
 
 ROOT = Path(config.__file__).parent
 DRAWING = {
-    "make_pictures": ("generated.png", "reconstructions.png", "interpolations.png"),
+    "make_pictures": ("generated.png", "reconstructions.png", "reconstruction_pairs.png", "interpolations.png"),
     "plots_latent_space": ("latent_space_pca.png",),
     "plots_latent_space_2d": ("latent_space_2d.png", "latent_manifold_2d.png"),
     "plot_singular_values": ("singular_values.png", "singular_values.csv"),
@@ -59,9 +59,8 @@ def picture(path):
 
 def size(name, shape):
     """The pixels, (height, width), of the pictures that are made of images of `shape`."""
-    rows, columns = {"generated.png": (10, 10), "reconstructions.png": (10, 10), "interpolations.png": (5, 20)}.get(
-        name, (20, 20)
-    )
+    grids = {"generated.png": (10, 10), "reconstructions.png": (10, 10), "interpolations.png": (5, 20)}
+    rows, columns = (grids | {"reconstruction_pairs.png": (2, 5)}).get(name, (20, 20))
     return rows * shape[0] * 2, columns * shape[1] * 2
 
 
@@ -142,7 +141,7 @@ def test_pictures_are_the_same_bytes_for_the_same_draw_seed(workspace):
 
     first, again, other = draw("0"), draw("0"), draw("1")
     assert first == again
-    assert [a == b for a, b in zip(first, other, strict=True)] == [False] * 3 + [True] * 5
+    assert [a == b for a, b in zip(first, other, strict=True)] == [False] * 4 + [True] * 5
 
 
 def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_where_both_exist(workspace):

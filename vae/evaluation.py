@@ -11,6 +11,7 @@ from vae.model import Elbo, Posterior, generator
 
 TEST_SEED = 0  # of the test set's binarization or noise, and of its z: the same for every run
 ACTIVE = 0.01  # variance of a latent's posterior mean from which it counts as in use
+SPREADS = (1, 2**0.5, 2, 8**0.5, 4)  # widths of the proposal's parts, in standard deviations of q(z|x)
 CHUNK = 1000  # test images a call of the compiled function
 
 
@@ -60,38 +61,63 @@ def posterior_means(model, images):
     return posteriors(model, prepare_test(model.likelihood, images)).mean
 
 
-def importance_log_weights(model, x, num_samples, rows=1000):
-    """Yields log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x), image by image: NumPy [num_samples].
+def importance_log_weights(model, x, num_samples, rows=2500):
+    """Yields log w_k = log p(x|z_k) + log p(z_k) - log r(z_k) image by image: NumPy [2, num_samples], for two r.
+
+    The first row is for all z_k, whose density r is a mixture of q(z|x) and of the same with SPREADS times its
+    standard deviations, but none above the prior's 1 that was below; the parts are sampled in turn. q(z|x) is often too
+    narrow for test images, and alone would miss most of p(x); no weight under the mixture is more than len(SPREADS)
+    times that under its best part (Hesterberg 1995, "Weighted average importance sampling and defensive mixture
+    distributions"; Veach & Guibas 1995, the balance heuristic). The second row is for r = q(z|x), of which every
+    len(SPREADS)-th z_k is a sample: log_weights[1, ::len(SPREADS)] are those of Burda et al. 2016.
 
     x: prepared images [n, d]. An image's noise is a stream of its own, drawn in the order of the samples, so that
     neither other images nor `rows`, the samples decoded at once, change its weights.
     """
     rows = min(rows, num_samples)
-
-    @tf.function(jit_compile=model.jit_compile, autograph=False)
-    def log_weights(x, mean, log_std, noise):
-        z = Posterior(mean, log_std).sample(noise)  # [rows, L]
-        x = tf.broadcast_to(tf.cast(x, tf.float32), (rows, x.shape[0]))
-        # The two Gaussians' normalizations cancel: log p(z) - log q(z|x) = sum((noise^2 - z^2)/2 + log_std).
-        ratio = tf.reduce_sum(0.5 * (tf.square(noise) - tf.square(z)) + log_std, axis=-1)
-        return model.likelihood.log_prob(x, model.decode(z)) + ratio
-
-    def noises():
-        for image in range(len(x)):
-            rng = generator(TEST_SEED, "importance", image)
-            for first in range(0, num_samples, rows):
-                noise = rng.standard_normal((min(rows, num_samples - first), model.latent_dim), dtype=np.float32)
-                yield np.pad(noise, ((0, rows - len(noise)), (0, 0)))
-
-    draws = noises()
+    log_weights = _compile_log_weights(model, num_samples, rows)
+    drawn = _draws(model, len(x), num_samples, rows)
     with ThreadPoolExecutor(1) as preparer:  # draws the next noise while this one is decoded
-        upcoming = preparer.submit(next, draws, None)
+        upcoming = preparer.submit(next, drawn, None)
         for image, mean, log_std in zip(x, *posteriors(model, x), strict=True):
             weights = []
             for _ in range(0, num_samples, rows):
-                noise, upcoming = upcoming.result(), preparer.submit(next, draws, None)
-                weights.append(log_weights(image, mean, log_std, noise).numpy())
-            yield np.concatenate(weights)[:num_samples]
+                draw, upcoming = upcoming.result(), preparer.submit(next, drawn, None)
+                weights.append(log_weights(image, mean, log_std, *draw).numpy())
+            yield np.concatenate(weights, axis=1)[:, :num_samples]
+
+
+def _draws(model, num_images, num_samples, rows):
+    """Yields (noise [rows, L], the part of the mixture that each is for [rows]); an image's last rows may be filler."""
+    parts = np.arange(num_samples) % len(SPREADS)
+    for image in range(num_images):
+        rng = generator(TEST_SEED, "importance", image)
+        for first in range(0, num_samples, rows):
+            part = parts[first : first + rows]
+            noise = rng.standard_normal((len(part), model.latent_dim), dtype=np.float32)
+            fill = (0, rows - len(part))
+            yield np.pad(noise, (fill, (0, 0))), np.pad(part, fill)
+
+
+def _compile_log_weights(model, num_samples, rows):
+    """The function of one image [d], its mean and log_std [L], and a draw, that gives its log weights [2, rows]."""
+    spreads = np.log(SPREADS[:num_samples]).astype(np.float32)[:, None]
+    counts = np.bincount(np.arange(num_samples) % len(SPREADS))
+    log_shares = np.log(counts / num_samples).astype(np.float32)
+
+    @tf.function(jit_compile=model.jit_compile, autograph=False)
+    def log_weights(x, mean, log_std, noise, part):
+        log_stds = tf.minimum(log_std + spreads, tf.maximum(log_std, 0.0))  # [parts, L]
+        z = Posterior(mean, tf.gather(log_stds, part)).sample(noise)  # [rows, L]
+        x = tf.broadcast_to(tf.cast(x, tf.float32), (rows, x.shape[0]))
+        # The Gaussians' normalizations, (2 pi)^(-L/2), cancel and are left out.
+        log_joint = model.likelihood.log_prob(x, model.decode(z)) - 0.5 * tf.reduce_sum(tf.square(z), axis=-1)
+        distances = tf.reduce_sum(tf.square((z[:, None] - mean) / tf.exp(log_stds)), axis=-1)  # [rows, parts]
+        log_densities = -0.5 * distances - tf.reduce_sum(log_stds, axis=-1)
+        mixture = tf.reduce_logsumexp(log_shares + log_densities, axis=-1)
+        return log_joint - tf.stack([mixture, log_densities[:, 0]])
+
+    return log_weights
 
 
 def importance_sampled_nll(log_weights):
@@ -103,24 +129,27 @@ def metrics(model, images, num_samples, on_image=lambda: None):
     """What evaluate.py reports of test images uint8 [n, h, w, c]: a dict that JSON can hold, in nats but for bits/dim.
 
     Each mean has its standard error over the images. Active units are those whose posterior mean varies by more than
-    ACTIVE over the images (Burda et al. 2016, section 4.2). nll is None where log_prob is no likelihood. on_image()
-    is called after each image's importance samples.
+    ACTIVE over the images (Burda et al. 2016, section 4.2). nll and nll_of_q, the estimate from the samples of q(z|x)
+    alone, are None where log_prob is no likelihood. on_image() is called after each image's importance samples.
     """
     x = prepare_test(model.likelihood, images)
     elbo = elbo_evaluator(model, x)()
     values = {"elbo": elbo.value, "log_likelihood": elbo.log_likelihood, "kl": elbo.kl}
     if model.likelihood.normalized:
-        values["nll"] = np.empty(len(x))
-        for image, log_weights in enumerate(importance_log_weights(model, x, num_samples)):
+        values |= {"nll": np.empty(len(x)), "nll_of_q": np.empty(len(x))}
+        for image, (log_weights, of_q) in enumerate(importance_log_weights(model, x, num_samples)):
             values["nll"][image] = importance_sampled_nll(log_weights)
+            values["nll_of_q"][image] = importance_sampled_nll(of_q[:: len(SPREADS)])
             on_image()
     results = {name: _mean(value) for name, value in values.items()}
-    nlls = {"elbo": -results["elbo"]["mean"], "nll": results.get("nll", {"mean": math.nan})["mean"]}
     d = math.prod(model.image_shape)
+    nlls = {name: results[name]["mean"] for name in ("nll", "nll_of_q") if name in results}
+    nlls["elbo"] = -results["elbo"]["mean"]
     bits = {name: model.likelihood.bits_per_dim(nll, d) for name, nll in nlls.items()}
     active = np.flatnonzero(posteriors(model, x).mean.var(axis=0) > ACTIVE)
     counts = {"num_images": len(x), "num_samples": num_samples, "seed": TEST_SEED}
-    return counts | {"nll": None} | results | {"bits_per_dim": bits, "active_units": active.tolist()}
+    counts["num_samples_of_q"] = -(-num_samples // len(SPREADS))
+    return counts | {"nll": None, "nll_of_q": None} | results | {"bits_per_dim": bits, "active_units": active.tolist()}
 
 
 def _mean(values):
