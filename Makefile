@@ -1,8 +1,9 @@
 # The workflow, in order. PYTHON names the interpreter that makes .venv: any of 3.11 to 3.13.
 PYTHON ?= python3
 BIN = .venv/bin
+EPOCHS_SCALE = 1
 
-.PHONY: help demo test faults style benchmark clean
+.PHONY: help demo test faults style report benchmark clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ faults: .venv/installed  ## the slow tests: kills at random moments
 style: .venv/installed  ## ruff's linter and formatter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+report: .venv/installed  ## train, evaluate and draw all of the report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look
+	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(REPORT_FLAGS)
 
 benchmark: .venv/installed  ## an epoch against its limit, conv3 against PyTorch
 	$(BIN)/python benchmarks/limit.py

@@ -108,7 +108,7 @@ _FLAGS = {  # every flag of every script; the defaults of the first ten are Conf
     "num_samples": {"type": _count, "help": "importance samples an image (default: 5000; conv3: 100, on 1000 images)"},
     "allow_unverified": _SWITCH | {"help": "accept data files whose sha256 is not the published one"},
     "list": _SWITCH | {"help": "list the trained runs, and exit"},
-    "epochs_scale": {"type": _share, "help": "train for this share of the epochs; 0: train nothing (default: 1)"},
+    "epochs_scale": {"type": _share, "help": "share of the epochs (and samples) to do; 0: train nothing (default: 1)"},
     "only": {"nargs": "+", "metavar": "NAME", "help": "of the table in vae/experiments.py, these (default: all)"},
 }
 _PATH = {"type": Path, "metavar": "DIR"}

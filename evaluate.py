@@ -26,7 +26,7 @@ def main(argv=None):
     with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         metrics = evaluation.metrics(model, images, num_samples, bar.update)
     facts = runs.read_facts(folder)
-    metrics |= {"epoch": runs.saved_epoch(folder)} | {name: facts[name] for name in ("data_verified", "versions")}
+    metrics |= {"epoch": model.epoch} | {name: facts[name] for name in ("data_verified", "versions")}
     with runs.replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(table(metrics))

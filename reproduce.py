@@ -37,11 +37,12 @@ def reproduce(experiment, args):
     from vae import results
 
     epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
+    num_samples = math.ceil(experiment.num_samples * (args.epochs_scale or 1))
     run = args.checkpoints_dir / experiment.config.run_name
     steps = [("train", "--restore", "True", "--num_epochs", str(epochs))] if epochs else []
-    steps += [("evaluate", "--num_samples", str(experiment.num_samples)), *((name,) for name in experiment.scripts)]
+    steps += [("evaluate", "--num_samples", str(num_samples)), *((name,) for name in experiment.scripts)]
     for script, *options in steps:
-        if script == "evaluate" and results.evaluated(run, experiment.num_samples):
+        if script == "evaluate" and results.evaluated(run, num_samples):
             continue
         implied = {"latent_dim": 20} if script == "plots_latent_space_2d" else {}  # a default: no flag is written
         model = dataclasses.replace(experiment.config, num_epochs=500, **implied)

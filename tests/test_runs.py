@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from config import Config
 from vae import checkpoints, runs, training
@@ -225,19 +226,99 @@ def test_a_damaged_config_is_refused_by_name(folder, content):
         runs.restore(folder)
 
 
-def test_a_damaged_newest_checkpoint_names_the_way_back(folder):
+DATA = "epoch-{}.data-00000-of-00001"
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+DAMAGES = [(damage, name) for damage in (truncated, flipped, emptied) for name in ("epoch-{}.index", DATA)]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken(folder, damage, name, capsys):
+    """Readers leave the damaged one where it is; training, which holds the lock, sets it aside and goes on."""
     save(folder, 2)
     save(folder, 3)
-    (folder / "epoch-3.index").write_bytes(b"garbage")
-    with pytest.raises(runs.RunError, match="to go back to epoch 2, remove"):
+    damage(folder / name.format(3))
+    with runs.Run(folder) as run:
+        state = state_at(0, seed=5)
+        run.restore(state, CONFIG)
+        assert "epoch-3 cannot be read (" in (said := capsys.readouterr().out) and "epoch 2 is taken instead" in said
+        assert int(state.epoch) == 2 and [r["epoch"] for r in run.history] == [1, 2]
+        assert len(list(folder.glob("damaged-epoch-3.*"))) == 2 and runs.saved_epoch(folder) == 2
+        assert np.array_equal(state.model.trainable_variables[0], state_at(2).model.trainable_variables[0])
+
+
+def test_a_reader_takes_the_newest_good_checkpoint_and_leaves_the_damaged_alone(folder, capsys):
+    for epoch in (2, 3, 4):
+        save(folder, epoch)
+    truncated(folder / DATA.format(4))
+    flipped(folder / "epoch-3.index")
+    before = sorted(path.name for path in folder.iterdir())
+    assert runs.restore(folder).epoch == 2 and capsys.readouterr().out.count("epoch 2 is taken instead") == 2
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_where_no_checkpoint_can_be_read_each_is_named(folder, damage, name):
+    for epoch in (2, 3):
+        save(folder, epoch)
+        damage(folder / name.format(epoch))
+    with pytest.raises(runs.RunError, match=r"(?s)epoch-3 cannot be read: .*epoch-2 cannot be read: .*--overwrite"):
         runs.restore(folder)
 
 
-def test_a_truncated_checkpoint_is_refused(folder):
+def test_no_bit_that_is_flipped_in_a_checkpoint_goes_unnoticed(folder):
+    """Any bit: what is restored is an error or the very same weights (a bit of Adam's moments, or of padding)."""
     save(folder, 3)
-    (data,) = folder.glob("*.data-*")
-    data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(runs.RunError, match="cannot be read"):
+    want = [v.numpy() for v in runs.restore(folder).trainable_variables]
+    rng, refused = np.random.default_rng(0), 0
+    for path in (folder / "epoch-3.index", folder / DATA.format(3)):
+        whole = path.read_bytes()
+        for place in rng.choice(8 * len(whole), 60, replace=False):
+            content = bytearray(whole)
+            content[place // 8] ^= 1 << (place % 8)
+            path.write_bytes(content)
+            try:
+                got = runs.restore(folder).trainable_variables
+            except runs.RunError:
+                refused += 1
+            else:
+                assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+        path.write_bytes(whole)
+    assert refused > 60
+
+
+def test_a_checkpoint_that_is_pruned_under_a_reader_is_no_damage(folder, monkeypatch, capsys):
+    save(folder, 3)
+    read = checkpoints._read
+
+    def pruned(state, folder, epoch, partial):
+        if epoch == 3:
+            for later in range(4, 4 + checkpoints.KEPT):
+                save(folder, later)
+        read(state, folder, epoch, partial)
+
+    monkeypatch.setattr(checkpoints, "_read", pruned)
+    assert runs.restore(folder).epoch == 3 + checkpoints.KEPT and capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_of_another_program_is_refused(folder):
+    save(folder, 3)
+    tf.train.Checkpoint(weights=tf.Variable([1.0])).write(str(folder / "epoch-3"))
+    with pytest.raises(runs.RunError, match="epoch-3 cannot be read"):
         runs.restore(folder)
 
 

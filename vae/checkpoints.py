@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 KEPT = 3
+SUFFIXES = (".index", ".data-00000-of-00001")
 
 
 class RunError(OSError):
@@ -33,7 +34,7 @@ def epochs(folder):
     """The epochs that `folder` has a checkpoint of, rising; by the names of the files, so nothing else can disagree."""
     names = {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
     found = (re.fullmatch(r"epoch-(\d+)\.index", name) for name in names)
-    return sorted(int(match[1]) for match in found if match and f"epoch-{match[1]}.data-00000-of-00001" in names)
+    return sorted(int(match[1]) for match in found if match and f"epoch-{match[1]}{SUFFIXES[1]}" in names)
 
 
 def write(state, folder, epoch):
@@ -52,20 +53,44 @@ def write(state, folder, epoch):
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     for old in epochs(folder)[:-KEPT]:
-        for path in (Path(folder, f"epoch-{old}.index"), Path(folder, f"epoch-{old}.data-00000-of-00001")):
-            path.unlink(missing_ok=True)
+        for suffix in SUFFIXES:
+            _named(folder, old).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def restore(state, folder, partial=False):
-    """Fills `state` from the newest checkpoint; with `partial`, only what it has (the model without the optimizer)."""
-    path = Path(folder, f"epoch-{epochs(folder)[-1]}")
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            # TensorFlow's reader takes the path for a glob pattern: a folder called runs[1] would not be found.
-            Path(scratch, "run").symlink_to(Path(folder).resolve(), target_is_directory=True)
-            status = state.read(str(Path(scratch, "run", path.name)))
-        status.expect_partial().assert_existing_objects_matched() if partial else status.assert_consumed()
-    except (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError) as error:
-        older = f"\nto go back to epoch {epochs(folder)[-2]}, remove {path}.*" if len(epochs(folder)) > 1 else ""
-        reason = str(error).rsplit("}} ", 1)[-1]  # what comes before names TensorFlow's own functions
-        raise RunError(f"the checkpoint {path} cannot be read: {reason}{older}") from None
+    """Fills `state` from the newest checkpoint that can be read, and returns its epoch; says which could not be.
+
+    partial: take only what `state` has (the model without the optimizer). TensorFlow checks a checksum of every tensor
+    it reads. A checkpoint that was pruned while it was read is no damage: there is a newer one then.
+    """
+    reasons = {}
+    while left := [epoch for epoch in epochs(folder) if epoch not in reasons]:
+        try:
+            _read(state, folder, left[-1], partial)
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError) as error:
+            reasons[left[-1]] = str(error).rsplit("}} ", 1)[-1]  # what comes before names TensorFlow's own functions
+            continue
+        for epoch in reasons.keys() & set(epochs(folder)):
+            print(f"{_named(folder, epoch)} cannot be read ({reasons[epoch]}): epoch {left[-1]} is taken instead")
+        return left[-1]
+    listed = "".join(f"\n{_named(folder, epoch)} cannot be read: {reason}" for epoch, reason in reasons.items())
+    raise RunError(f"no checkpoint in {folder} can be read{listed}\nto train it anew: --overwrite")
+
+
+def _read(state, folder, epoch, partial):
+    with tempfile.TemporaryDirectory() as scratch:
+        # TensorFlow's reader takes the path for a glob pattern: a folder called runs[1] would not be found.
+        Path(scratch, "run").symlink_to(Path(folder).resolve(), target_is_directory=True)
+        status = state.read(str(Path(scratch, "run", f"epoch-{epoch}")))
+    status.expect_partial().assert_existing_objects_matched() if partial else status.assert_consumed()
+
+
+def _named(folder, epoch):
+    return Path(folder, f"epoch-{epoch}")
+
+
+def set_aside(folder, epoch):
+    """Renames the checkpoints newer than `epoch`, which could not be read, so that nobody takes them for any."""
+    for newer in (n for n in epochs(folder) if n > epoch):
+        for path in (_named(folder, newer).with_suffix(suffix) for suffix in SUFFIXES):
+            path.rename(path.with_name(f"damaged-{path.name}"))

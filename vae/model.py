@@ -53,7 +53,7 @@ class Elbo(NamedTuple):
 
 
 class VAE(tf.Module):
-    """Encoder, decoder and likelihood of images of `image_shape` (h, w, c), flattened to d = h w c."""
+    """Encoder, decoder and likelihood of images of `image_shape` (h, w, c), flattened to d = h w c; epochs trained."""
 
     def __init__(self, encoder, decoder, likelihood, image_shape, jit_compile):
         super().__init__()
@@ -63,6 +63,7 @@ class VAE(tf.Module):
         self.image_shape = tuple(image_shape)
         self.latent_dim = decoder.input_shape[-1]
         self.jit_compile = jit_compile
+        self.epoch = 0
 
     @property
     def trainable_variables(self):

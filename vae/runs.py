@@ -58,16 +58,16 @@ class Run:
 
     def restore(self, state, config):
         """Fills `state` from the newest checkpoint, if there is one, and takes up its history."""
-        epoch = saved_epoch(self._work)
-        if epoch:
+        if saved_epoch(self._work):
             facts = read_facts(self._work)
             if dataclasses.replace(facts["config"], num_epochs=config.num_epochs) != config:
                 raise RunError(f"{self._work} holds another model, by its config.json: {facts['config']}")
             self._verified = facts["data_verified"]
+            epoch = checkpoints.restore(state, self._work)
             self.history = read_history(self._work)[:epoch]
             if [row["epoch"] for row in self.history] != list(range(1, epoch + 1)):
                 raise RunError(f"{self._work / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
-            checkpoints.restore(state, self._work)
+            checkpoints.set_aside(self._work, epoch)
             self._last_save = (time.monotonic(), epoch)
 
     def due(self, epoch):
@@ -174,7 +174,7 @@ def build(config, image_shape):
 def restore(folder):
     """The trained vae.model.VAE of a run's folder, e.g. `restore("checkpoints/mnist_flat_binarized_z20_...")`.
 
-    Raises RunError where there is no trained model, or what there is cannot be read.
+    Its `epoch` is the checkpoint's. Raises RunError where there is no trained model, or what there is cannot be read.
     """
     folder = Path(folder)
     recover(folder)
@@ -185,7 +185,7 @@ def restore(folder):
         model = build(facts["config"], facts["image_shape"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} describes no model: {error!r}") from None
-    checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
+    model.epoch = checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
     return model
 
 
@@ -231,13 +231,13 @@ def restore_for(args):
     """The model that a script's arguments name; RunError tells the runs there are and how to train this one."""
     config, folder = args.config, args.checkpoints_dir / args.config.run_name
     recover(folder)
-    epoch = saved_epoch(folder)
-    if not epoch:
+    if not saved_epoch(folder):
         train = command("train.py", config, args)
         raise RunError(f"no trained model in {folder}\n{listing(args.checkpoints_dir)}\nto train it: {train}")
-    if "num_epochs" in args.given and config.num_epochs != epoch:
-        print(f"the model is taken as it is saved, at epoch {epoch}")
-    return restore(folder)
+    model = restore(folder)
+    if "num_epochs" in args.given and config.num_epochs != model.epoch:
+        print(f"the model is taken as it is saved, at epoch {model.epoch}")
+    return model
 
 
 def save_picture(figure, path):

@@ -1,0 +1,52 @@
+"""Faults at chosen places: a function run in a forked child that dies at its n-th change of the file system."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate", "os.chmod"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def in_child(function, *args):
+    """Runs function(*args) in a fork of this process; its exit code, or minus the signal that ended it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = function(*args) or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def dying(folder, place, function, *args):
+    """Runs function in a child that is killed just before its `place`-th change below `folder`, counted from 0.
+
+    A change is an open for writing, a rename, a removal, a folder made or gone (Python's audit events); before the
+    next one is after this one, so that running through the places is a kill before and after each.
+    """
+    count = 0
+
+    def audit(event, arguments):
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        named = [os.fspath(a) for a in arguments[:2] if isinstance(a, str | os.PathLike)]
+        if (writes or event in CHANGES) and any(Path(name).is_relative_to(folder) for name in named):
+            if count == place:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+    def watched():
+        sys.addaudithook(audit)
+        return function(*args)
+
+    return in_child(watched)
