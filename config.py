@@ -69,7 +69,7 @@ class Config:
 
 def _number(convert, low, wording):
     def parse(text):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = convert(text)
             if math.isfinite(value) and low(value):
                 return value
@@ -79,9 +79,19 @@ def _number(convert, low, wording):
 
 
 _count = _number(int, lambda n: 0 < n < 2**31, "a whole number from 1 to 2147483647")
+_size = _number(int, lambda n: 0 < n <= 16384, "a whole number from 1 to 16384")  # two such layers: 8 GB to train
+_samples = _number(int, lambda n: 0 < n <= 10**6, "a whole number from 1 to 1000000")
 _seed = _number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
 _rate = _number(float, lambda x: x > 0, "a finite number above 0")
 _share = _number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
+
+
+def _folder(text):
+    """The Path of a folder, or of what may become one."""
+    path = Path(text)
+    if files := [part for part in (path, *path.parents) if part.exists() and not part.is_dir()]:
+        raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(files[0])!r} is a file")
+    return path
 
 
 def _true_or_false(text):
@@ -94,24 +104,27 @@ _SWITCH = {"action": "store_true"}
 _FLAGS = {  # every flag of every script; the defaults of the first ten are Config's
     "dataset": {"choices": DATASETS, "help": "data set; cifar10 is cropped to 8x8, cifar10_full is 32x32"},
     "vae_type": {"choices": tuple(VAE_TYPES), "help": "network and distribution of the pixels"},
-    "latent_dim": {"type": _count, "help": "size of the latent space"},
+    "latent_dim": {"type": _size, "help": "size of the latent space"},
     "num_epochs": {"type": _count, "help": "the final epoch"},
     "learning_rate": {"type": _rate, "help": "Adam's learning rate"},
     "batch_size": {"type": _count, "help": "images a step"},
-    "hidden_size": {"type": _count, "help": "neurons on each hidden layer of the flat networks"},
+    "hidden_size": {"type": _size, "help": "neurons on each hidden layer of the flat networks"},
     "activation": {"choices": ACTIVATIONS, "help": "activation of the hidden layers"},
     "likelihood": {"choices": LIKELIHOODS, "help": "distribution of the pixels, conv3 only (default: cross_entropy)"},
     "seed": {"type": _seed, "help": "names the run; fixes weights, order and noise"},
     "restore": {"type": _true_or_false, "nargs": "?", "const": True, "help": "carry a saved run on (default: False)"},
     "overwrite": _SWITCH | {"help": "train anew where a trained model is; the old one goes once the new one is saved"},
     "draw_seed": {"type": _seed, "help": "which images and which z are drawn (default: 0)"},
-    "num_samples": {"type": _count, "help": "importance samples an image (default: 5000; conv3: 100, on 1000 images)"},
+    "num_samples": {
+        "type": _samples,
+        "help": "importance samples an image (default: 5000; conv3: 100, on 1000 images)",
+    },
     "allow_unverified": _SWITCH | {"help": "accept data files whose sha256 is not the published one"},
     "list": _SWITCH | {"help": "list the trained runs, and exit"},
     "epochs_scale": {"type": _share, "help": "share of the epochs (and samples) to do; 0: train nothing (default: 1)"},
     "only": {"nargs": "+", "metavar": "NAME", "help": "of the table in vae/experiments.py, these (default: all)"},
 }
-_PATH = {"type": Path, "metavar": "DIR"}
+_PATH = {"type": _folder, "metavar": "DIR"}
 _FLAGS |= {f: _PATH | {"help": f"default: {path!r}, or the environment's {v}"} for f, (v, path) in PATHS.items()}
 _MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
 TRAIN_FLAGS = (*_MODEL_FLAGS, "restore", "overwrite", *PATHS, "allow_unverified", "list")
@@ -147,7 +160,8 @@ def parse_args(argv, description, flags, idle=(), **fixed):
         print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
     for flag in given.keys() & set(idle):
         print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
-    defaults = {"draw_seed": 0, "epochs_scale": 1.0} | {flag: _environment_path(flag) for flag in PATHS}
+    defaults = dict.fromkeys(("restore", "overwrite", "allow_unverified", "list"), False)
+    defaults |= {"draw_seed": 0, "epochs_scale": 1.0} | {flag: _environment_path(flag) for flag in PATHS}
     values = {name: given.get(name, defaults.get(name)) for name in flags if name not in _MODEL_FLAGS}
     if values.get("restore") and values.get("overwrite"):
         parser.error("argument --overwrite: trains anew, and --restore True carries on; give one of the two")
@@ -204,25 +218,6 @@ def script(main):
         return 1
 
     return wrapper
-
-
-@contextlib.contextmanager
-def deferred_signals():
-    """Yields a list that gets the first SIGINT or SIGTERM (its number); the second raises KeyboardInterrupt."""
-    received = []
-
-    def handle(number, _):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("\nstopping at the end of this epoch; once more to stop at once, unsaved", file=sys.stderr, flush=True)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

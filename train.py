@@ -26,7 +26,7 @@ def train(args, data, run):
     """Trains up to args.config.num_epochs, saving on the way; returns the exit code."""
     import tqdm
 
-    from vae import evaluation, figures, runs, training
+    from vae import evaluation, figures, runs, signals, training
 
     c, shape = args.config, data.train_images.shape[1:]
     model = runs.build(c, shape)
@@ -34,10 +34,10 @@ def train(args, data, run):
     run.restore(state, c)
     evaluate, steps = evaluation.test_elbo(model, data.test_images), len(data.train_images) // c.batch_size
     options = {"total": c.num_epochs * steps, "unit": "step", "disable": not sys.stderr.isatty()}
-    with config.deferred_signals() as signals, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
+    with signals.deferred() as received, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
         for row in training.fit(state, data.train_images, c.num_epochs, c.batch_size, c.seed, evaluate, bar.update):
             run.history.append(row)
-            epoch, last, stop = row["epoch"], row["epoch"] == c.num_epochs, bool(signals)
+            epoch, last, stop = row["epoch"], row["epoch"] == c.num_epochs, bool(received)
             bar.set_description(f"epoch {epoch}/{c.num_epochs}", refresh=False)
             bar.set_postfix_str(training.describe(row))
             if last or run.due(epoch) or (stop and not run.replaces):
@@ -48,12 +48,12 @@ def train(args, data, run):
                 break
     if run.replaces:
         print(f"stopped at epoch {epoch}, before the first save: the older model in {run.folder} is kept")
-        return 128 + signals[0]
+        return 128 + received[0]
     print(f"epoch {epoch}: test ELBO {evaluation.in_units(evaluate(), model)}; saved in {run.folder}")
     runs.save_picture(figures.learning_curves(run.history), args.pictures_dir / c.run_name / "learning_curves.png")
     if not last:
         print(f"stopped early; to carry on: {config.command('train.py', c, args)} --restore True")
-        return 128 + signals[0]
+        return 128 + received[0]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ def saved(run):
     return {name: np.asarray(tensor).tobytes() for name, tensor in tensors.items()}, history
 
 
+@pytest.fixture(autouse=True)
+def default_paths(monkeypatch):
+    """The paths of whoever runs the tests have no part in them."""
+    for variable, _ in config.PATHS.values():
+        monkeypatch.delenv(variable, raising=False)
+
+
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     """A data_dir with a file or more for every data set; random images, so all of it is unverified."""

@@ -83,6 +83,30 @@ def test_a_bad_argument_is_code_2_and_one_helpful_last_line(argv, words, capsys)
     assert all(word in last for word in words), last
 
 
+NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
+SEEDS = {"seed", "draw_seed"}
+CHOICES = {"dataset", "vae_type", "activation", "likelihood", "restore"}
+SWITCHES = {"overwrite", "allow_unverified", "list"}
+BAD = [(flag, value) for flag in NUMBERS | SEEDS for value in ("x", "", "-1", "nan", "inf", "-inf", "1e999", "0x10")]
+BAD += [(flag, "0") for flag in NUMBERS - {"epochs_scale"}]
+BAD += [(flag, "9" * 400) for flag in NUMBERS | SEEDS] + [
+    (flag, "1.5") for flag in (NUMBERS | SEEDS) - {"learning_rate"}
+]
+BAD += [(flag, value) for flag in CHOICES for value in ("", "x", "0", "nan", "MNIST")]
+BAD += [(flag, "True") for flag in SWITCHES]
+BAD += [(flag, f"{__file__}/below") for flag in config.PATHS] + [(flag, __file__) for flag in config.PATHS]
+
+
+@pytest.mark.parametrize(("flag", "value"), sorted(BAD))
+def test_every_flag_answers_every_bad_value_with_code_2_and_a_line_that_names_it(flag, value, capsys):
+    flags = {*config.TRAIN_FLAGS, *config.DRAW_FLAGS, *config.EVALUATE_FLAGS, *config.REPORT_FLAGS}
+    assert flags == NUMBERS | SEEDS | CHOICES | SWITCHES | set(config.PATHS) | {"only"}
+    with pytest.raises(SystemExit) as caught:
+        parse(f"--{flag}={value}", flags=sorted(flags))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert caught.value.code == 2 and f"--{flag}" in last
+
+
 def test_hidden_size_without_effect_is_said(capsys):
     assert parse("--vae_type", "conv3", "--hidden_size", "10").config.network == "conv3"
     assert capsys.readouterr().err == "--hidden_size has no effect with conv3\n"

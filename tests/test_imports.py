@@ -18,6 +18,7 @@ ALLOWED = {  # module: what it may import besides the standard library
     "vae.evaluation": {"numpy", "scipy", "tensorflow", "vae.model"},
     "vae.checkpoints": {"tensorflow"},
     "vae.runs": {"tensorflow", "filelock", "vae.model", "vae.checkpoints", "config"},
+    "vae.signals": set(),
     "vae.experiments": {"config"},
     "vae.results": {"vae.runs", "vae.experiments", "config"},
     "vae.latent": {"numpy", "scipy", "sklearn"},

@@ -51,8 +51,6 @@ def test_experiments_have_names_and_runs_of_their_own():
 def report(tmp_path, small_data, monkeypatch):
     """reproduce.py in a folder of its own; called with arguments, it gives the exit code."""
     monkeypatch.chdir(tmp_path)
-    for variable, _ in config.PATHS.values():
-        monkeypatch.delenv(variable, raising=False)
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
 

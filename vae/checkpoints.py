@@ -19,13 +19,20 @@ class RunError(OSError):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yields a path to write to, which takes `path`'s place in one step if the block ends well."""
+    """Yields a path to write to, which takes `path`'s place in one step if the block ends well.
+
+    Raises RunError with the path's name where the disk is full; what was there is still there then.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise RunError(f"could not write {path}: {error.strerror}") from None  # a failed write names no file
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -94,6 +94,7 @@ def _measured(metrics):
     if not metrics:
         return {}
     words = {"active": str(len(metrics["active_units"])), "samples": str(metrics["num_samples"])}
+    words["q samples"] = str(metrics["num_samples_of_q"])
     for name, column in (("elbo", "ELBO"), ("nll", "NLL"), ("nll_of_q", "q NLL")):
         bits = metrics["bits_per_dim"].get(name)
         words[column] = _nats(metrics[name]) if metrics[name] else ""

@@ -11,7 +11,10 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def in_child(function, *args):
-    """Runs function(*args) in a fork of this process; its exit code, or minus the signal that ended it."""
+    """Runs function(*args) in a fork of this process; its exit code, or minus the signal that ended it.
+
+    TensorFlow may be imported here, but not used: a fork has no threads of its parent, and would wait for them.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
