@@ -5,12 +5,20 @@ so a random split, which is what the literature uses, puts near twins of the tes
 """
 
 import hashlib
-import pickle
 
 import numpy as np
-from scipy.io import loadmat
 
-from datasets.base import ArrayUnpickler, DataError, Dataset, DownloadError, RemoteFile, cached, fetch, split
+from datasets.base import (
+    ArrayUnpickler,
+    DataError,
+    Dataset,
+    DownloadError,
+    RemoteFile,
+    cached,
+    fetch,
+    read_mat_file,
+    split,
+)
 
 NUM_FRAMES, HEIGHT, WIDTH = 1965, 28, 20
 NUM_TRAIN = 1565  # the literature's 1565/200/200, validation and test joined
@@ -39,10 +47,7 @@ def _decode(folder, allow_unverified):
 
 def read_mat(path):
     """The frames of frey_rawface.mat, uint8 [1965, 560]; a frame is 28 rows of 20."""
-    try:
-        columns = loadmat(path, variable_names=["ff"])["ff"]
-    except Exception as error:  # SciPy's reader answers a damaged file with whatever its parsing runs into
-        raise DataError(f"{path} is no MATLAB file with the variable ff: {error!r}") from None
+    (columns,) = read_mat_file(path, ("ff",))
     return _frames(columns.T, path)
 
 
@@ -51,7 +56,9 @@ def read_pkl(path):
     try:
         with path.open("rb") as file:
             (rows,) = ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # the unpickler answers damage with whatever its reading runs into
         raise DataError(f"{path} is no pickle of one array: {error!r}") from None
     return _frames(rows, path)
 

@@ -4,9 +4,8 @@ Two MATLAB files: X uint8 [32, 32, 3, n] and y [n, 1] in 1..10, where 10 is the 
 """
 
 import numpy as np
-from scipy.io import loadmat
 
-from datasets.base import DataError, Dataset, RemoteFile, cached, fetch
+from datasets.base import DataError, Dataset, RemoteFile, cached, fetch, read_mat_file
 
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/", "https://ufldl.stanford.edu/housenumbers/")
 FILES = {
@@ -33,11 +32,8 @@ def _decode(folder, allow_unverified):
 
 def read_mat(path):
     """(images uint8 [n, 32, 32, 3], labels uint8 [n] in 0..9) of one of the two files."""
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-        images, labels = content["X"], content["y"].ravel()
-    except Exception as error:  # SciPy's reader answers a damaged file with whatever its parsing runs into
-        raise DataError(f"{path} is no MATLAB file with the variables X and y: {error!r}") from None
+    images, labels = read_mat_file(path, ("X", "y"))
+    labels = labels.ravel()
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3) or not images.shape[3]:
         raise DataError(f"{path}: X is {images.dtype} {images.shape}, not bytes (32, 32, 3, n)")
     if labels.dtype.kind not in "iuf" or len(labels) != images.shape[3] or not np.isin(labels, range(1, 11)).all():

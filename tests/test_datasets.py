@@ -254,6 +254,78 @@ def test_a_failed_download_tells_every_address_and_leaves_nothing(server, tmp_pa
     assert list((tmp_path / "data").iterdir()) == []
 
 
+@pytest.fixture
+def bad_server():
+    """A server with a login page (/login, to which /moved leads), one answer that stalls and one that is cut off."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Location", "/login")
+            self.send_header("Content-Length", "24" if self.path == "/login" else "1000000")
+            self.end_headers()
+            if self.path != "/moved":
+                self.wfile.write(b"<html>please sign in</h>")
+            if self.path == "/stall":
+                stop.wait(60)
+
+        def log_message(self, form, *args):
+            pass
+
+    stop = threading.Event()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        stop.set()
+        running.shutdown()
+        thread.join()
+
+
+def test_a_login_page_a_stall_and_a_cut_connection_send_us_on_to_the_next_address(
+    bad_server, server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base, "TIMEOUT", 0.5)
+    good, root, _ = server
+    (root / "file").write_bytes(b"content")
+    bad = tuple(f"{bad_server}/{way}" for way in ("moved", "login", "stall", "cut"))
+    sha256, folder = hashlib.sha256(b"content").hexdigest(), tmp_path / "data"
+    with pytest.raises(DataError) as caught:
+        base.fetch(RemoteFile("file", bad, sha256), folder)
+    lines = str(caught.value).splitlines()
+    for url in bad:
+        (line,) = [line for line in lines if f" {url}: " in line]
+        assert (base.WRONG_FILE in line) == url.endswith(("moved", "login")), line
+    assert list(folder.iterdir()) == []
+    assert base.fetch(RemoteFile("file", (*bad, f"{good}file"), sha256), folder).path.read_bytes() == b"content"
+
+
+def test_a_gz_that_unpacks_to_far_more_than_it_should_is_read_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "MAX_UNPACKED_BYTES", 10_000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\x98\x96\x80" + bytes(10_000_000)))
+    with pytest.raises(DataError, match=r"bomb\.gz is damaged: .* 9993 bytes follow"):
+        mnist.read_idx(tmp_path / "bomb.gz")
+
+
+def test_links_devices_and_huge_members_of_an_archive_are_neither_made_nor_read(tmp_path):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
+        for file, kind in zip(cifar10.BATCHES, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE) * 2, strict=True):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{file.name}")
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+    with pytest.raises(DataError, match=r"evil\.tar\.gz holds no data_batch_1\.bin"):
+        cifar10._read_archive(tmp_path / "evil.tar.gz")
+    with tarfile.open(tmp_path / "huge.tar.gz", "w:gz") as archive:
+        for file in cifar10.BATCHES:
+            member = tarfile.TarInfo(file.name)
+            member.size = cifar10.RECORDS * cifar10.RECORD_BYTES + 5000
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    contents = cifar10._read_archive(tmp_path / "huge.tar.gz")
+    with pytest.raises(DataError, match="is not 1 to 10000 records"):
+        cifar10.parse_batch(contents[0], tmp_path / "huge.tar.gz")
+    assert {path.name for path in tmp_path.iterdir()} == {"evil.tar.gz", "huge.tar.gz"}
+
+
 def test_a_file_that_is_there_with_another_sha256_is_neither_used_nor_replaced(server, tmp_path):
     address, root, asked = server
     (root / "file").write_bytes(b"content")

@@ -20,7 +20,7 @@ ALLOWED = {  # module: what it may import besides the standard library
     "vae.runs": {"tensorflow", "filelock", "vae.model", "vae.checkpoints", "config"},
     "vae.signals": set(),
     "vae.experiments": {"config"},
-    "vae.results": {"vae.runs", "vae.experiments", "config"},
+    "vae.results": {"vae.runs", "vae.experiments", "vae.likelihoods", "config"},
     "vae.latent": {"numpy", "scipy", "sklearn"},
     "vae.figures": {"numpy", "matplotlib"},
 }

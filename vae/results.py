@@ -10,6 +10,7 @@ from pathlib import Path
 from config import command
 from vae import runs
 from vae.experiments import EXPERIMENTS
+from vae.likelihoods import LIKELIHOODS
 
 DOCS, PAGE = Path("docs"), Path("RESULTS.md")
 TEMPLATE = Path(__file__).parent.parent / "docs" / "results.template.md"
@@ -79,13 +80,15 @@ def facts(docs, config):
         return known | {"epochs": f"0 of {config.num_epochs}"}
     history, metrics = runs.read_history(folder), read_metrics(folder)
     seconds = sum(row["seconds"] for row in history)
-    known["command"] += "" if runs.read_facts(folder)["data_verified"] else " (unverified)"
     known["epochs"] = (
         f"{len(history)} of {config.num_epochs}" if len(history) < config.num_epochs else f"{len(history)}"
     )
     known["time"] = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
     tested = [row["test_elbo"] for row in history if math.isfinite(row["test_elbo"])]
-    known["ELBO"] = f"{tested[-1]:.2f}"
+    run = runs.read_facts(folder)
+    bits = LIKELIHOODS[config.likelihood].bits_per_dim(-tested[-1], math.prod(run["image_shape"]))
+    known |= {"ELBO": f"{tested[-1]:.2f}", "ELBO bits/dim": "" if bits is None else f"{bits:.3f}"}
+    known["command"] += "" if run["data_verified"] else " (unverified)"
     return known | _measured(metrics) | _singular_values(docs / "figures" / config.run_name, metrics)
 
 

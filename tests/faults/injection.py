@@ -10,8 +10,8 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.t
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def in_child(function, *args):
-    """Runs function(*args) in a fork of this process; its exit code, or minus the signal that ended it.
+def fork(function, *args):
+    """Starts function(*args) in a fork of this process, whose exit code it gives; returns the process's number.
 
     TensorFlow may be imported here, but not used: a fork has no threads of its parent, and would wait for them.
     """
@@ -28,7 +28,17 @@ def in_child(function, *args):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    return child
+
+
+def wait(child):
+    """The exit code of a child, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(function, *args):
+    """Runs function(*args) in a fork, to its end; its exit code."""
+    return wait(fork(function, *args))
 
 
 def dying(folder, place, function, *args):

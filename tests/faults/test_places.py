@@ -1,4 +1,4 @@
-"""SIGKILL before and after each change of the file system that a script makes: nothing is lost, nothing half is used."""
+"""SIGKILL before and after each change of the file system that a script makes: nothing is lost or taken half."""
 
 import functools
 import hashlib
