@@ -22,7 +22,7 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 test: .venv/installed  ## the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
-faults: .venv/installed  ## the slow tests: kills at random moments
+faults: .venv/installed  ## the slow tests: kills, full disks, fuzzing
 	$(BIN)/python -m pytest -n 0 tests/faults
 
 style: .venv/installed  ## ruff's linter and formatter
