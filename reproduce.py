@@ -12,23 +12,27 @@ import config
 
 @config.script
 def main(argv=None):
+    from vae import experiments
+
     args = config.parse_args(argv, __doc__, config.REPORT_FLAGS)
-    with config.tensorflow_environment():
-        from vae import experiments, results
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it takes many models in one process for retracing
-    known = [experiment.name for experiment in experiments.EXPERIMENTS]
-    if unknown := set(args.only or ()) - set(known):
-        return config.refuse("only", f"names out of {' '.join(known)}", " ".join(sorted(unknown)))
+    known = [e.name for e in experiments.EXPERIMENTS]
+    if unknown := " ".join(sorted(set(args.only or ()) - set(known))):
+        return config.refuse("only", f"names out of {' '.join(known)}", unknown)
+    with config.tensorflow_environment():
+        from vae import results
     failed = []
-    for experiment in experiments.EXPERIMENTS:
-        if experiment.name in (args.only or known):
-            print(f"\n{experiment.name} ({experiment.shows})", flush=True)
+    for experiment in (e for e in experiments.EXPERIMENTS if e.name in (args.only or known)):
+        print(f"\n{experiment.name} ({experiment.shows})", flush=True)
+        try:
             code = reproduce(experiment, args)
-            if code > 1:  # stopped by a signal, or by a mistake that the others would repeat
-                return code
-            failed += [experiment.name] * code
-            results.write()
-    print(f"\nnot done, for the reasons above: {' '.join(failed)}" if failed else "\nall done; RESULTS.md is written")
+        except OSError as error:  # of its files, which is no reason to leave out the others
+            code = print(error) or 1
+        if code > 1:  # stopped by a signal, or by a mistake that the others would repeat
+            return code
+        failed += [experiment.name] * code
+        results.write()
+    print(f"\nnot done, for the reasons above: {' '.join(failed)}" if failed else "\nall done: RESULTS.md")
     return int(bool(failed))
 
 
@@ -44,10 +48,9 @@ def reproduce(experiment, args):
     for script, *options in steps:
         if script == "evaluate" and results.evaluated(run, num_samples):
             continue
-        implied = {"latent_dim": 20} if script == "plots_latent_space_2d" else {}  # a default: no flag is written
-        model = dataclasses.replace(experiment.config, num_epochs=500, **implied)
-        words = shlex.split(config.command(script, model, args))[2:]
-        if code := importlib.import_module(script).main([*words, *options]):
+        own = {"latent_dim": 20} if script == "plots_latent_space_2d" else {}  # a default: no flag is written
+        words = shlex.split(config.command(script, dataclasses.replace(experiment.config, num_epochs=500, **own), args))
+        if code := importlib.import_module(script).main([*words[2:], *options]):
             return code
     results.publish(run, args.pictures_dir / run.name)
     return 0

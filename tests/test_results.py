@@ -90,8 +90,40 @@ def test_a_shorter_run_is_carried_on_and_never_replaces_a_longer_one(report, dig
     assert report() == 0 and len(runs.read_history(digits)) == 4
     before = (digits / "metrics.json").read_bytes()
     assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0
-    assert "4 epochs, more than the 1" in capsys.readouterr().out
+    assert "epochs: 4, samples: 3) and its figures are kept" in capsys.readouterr().out
     assert len(runs.read_history(digits)) == 4 and (digits / "metrics.json").read_bytes() == before
+
+
+def test_a_quick_look_at_what_is_done_changes_nothing(report, digits):
+    """Fewer samples, unverified data: what is in docs/ is the better."""
+    assert report("--epochs_scale", "1") == 0
+    before = {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()}
+    assert report("--epochs_scale", "0.01") == 0
+    assert report("--epochs_scale", "0.01", "--checkpoints_dir", "others") == 0
+    assert {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()} == before
+    facts = json.loads((digits / "config.json").read_text())
+    (digits / "config.json").write_text(json.dumps(facts | {"data_verified": False}))
+    assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0  # verified: better, though shorter
+    assert len(runs.read_history(digits)) == 1 and runs.read_facts(digits)["data_verified"]
+
+
+def test_a_damaged_final_checkpoint_is_trained_again_and_damaged_metrics_are_made_anew(report, digits, capsys):
+    assert report("--epochs_scale", "0.5") == 0 and report() == 0
+    before, run = results.read_metrics(digits), Path("checkpoints") / digits.name
+    (data,) = run.glob("epoch-4.data*")
+    data.write_bytes(data.read_bytes()[:50])
+    (run / "metrics.json").write_text("{}")
+    assert report() == 0 and "epoch 2 is taken instead" in capsys.readouterr().out
+    assert runs.restore(run).epoch == 4 and results.read_metrics(digits) == before
+
+
+def test_history_is_published_as_far_as_the_model_that_was_evaluated(report, digits):
+    assert report() == 0
+    run = Path("checkpoints") / digits.name
+    before = (digits / "history.csv").read_bytes()
+    with (run / "history.csv").open("a") as file:  # a trainer that goes on, or was killed, writes it first
+        file.write("5,-1,-1,0,-1,1\n")
+    assert report("--epochs_scale", "0") == 0 and (digits / "history.csv").read_bytes() == before
 
 
 def test_what_cannot_be_done_is_named_and_the_rest_is_done(report, digits, monkeypatch, capsys):

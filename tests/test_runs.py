@@ -280,6 +280,19 @@ def test_where_no_checkpoint_can_be_read_each_is_named(folder, damage, name):
         runs.restore(folder)
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(folder, monkeypatch):
+    for epoch in (2, 3):
+        save(folder, epoch)
+
+    def forbidden(*args):
+        raise tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied")
+
+    monkeypatch.setattr(checkpoints, "_read", forbidden)
+    with runs.Run(folder) as run, pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: .*Permission denied"):
+        run.restore(state_at(0), CONFIG)
+    assert checkpoints.epochs(folder) == [2, 3]
+
+
 def test_no_bit_that_is_flipped_in_a_checkpoint_goes_unnoticed(folder):
     """Any bit: what is restored is an error or the very same weights (a bit of Adam's moments, or of padding)."""
     save(folder, 3)

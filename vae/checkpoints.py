@@ -10,6 +10,13 @@ from pathlib import Path
 import tensorflow as tf
 
 KEPT = 3
+NO_DAMAGE = (  # a lack of rights, memory or network says nothing of what is in a file
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DeadlineExceededError,
+)
 SUFFIXES = (".index", ".data-00000-of-00001")
 
 
@@ -74,6 +81,8 @@ def restore(state, folder, partial=False):
     while left := [epoch for epoch in epochs(folder) if epoch not in reasons]:
         try:
             _read(state, folder, left[-1], partial)
+        except NO_DAMAGE as error:
+            raise RunError(f"{_named(folder, left[-1])} cannot be read: {error.message}") from None
         except (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError) as error:
             reasons[left[-1]] = str(error).rsplit("}} ", 1)[-1]  # what comes before names TensorFlow's own functions
             continue

@@ -65,9 +65,9 @@ def importance_log_weights(model, x, num_samples, rows=2500):
     """Yields log w_k = log p(x|z_k) + log p(z_k) - log r(z_k) image by image: NumPy [2, num_samples], for two r.
 
     The first row is for all z_k, whose density r is a mixture of q(z|x) and of the same with SPREADS times its
-    standard deviations, but none above the prior's 1 that was below; the parts are sampled in turn. q(z|x) is often too
-    narrow for test images, and alone would miss most of p(x); no weight under the mixture is more than len(SPREADS)
-    times that under its best part (Hesterberg 1995, "Weighted average importance sampling and defensive mixture
+    standard deviations, but none above the prior's 1 that was below; the parts are sampled in turn. q(z|x) is often
+    too narrow for test images, and alone would miss most of p(x); the mixture's weights are at most those under any one
+    part, over that part's share (Hesterberg 1995, "Weighted average importance sampling and defensive mixture
     distributions"; Veach & Guibas 1995, the balance heuristic). The second row is for r = q(z|x), of which every
     len(SPREADS)-th z_k is a sample: log_weights[1, ::len(SPREADS)] are those of Burda et al. 2016.
 

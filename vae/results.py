@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -14,7 +15,6 @@ from vae.likelihoods import LIKELIHOODS
 
 DOCS, PAGE = Path("docs"), Path("RESULTS.md")
 TEMPLATE = Path(__file__).parent.parent / "docs" / "results.template.md"
-FILES = ("config.json", "history.csv", "metrics.json")
 COLUMNS = ("command", "epochs", "time", "ELBO", "ELBO bits/dim", "NLL", "NLL bits/dim", "samples", "active")
 NOT_RUN = "not run"
 
@@ -23,30 +23,47 @@ def read_metrics(folder):
     """A run's metrics.json as evaluate.py wrote it; {} where there is none."""
     path = Path(folder) / "metrics.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if missing := {"epoch", "elbo", "nll", "nll_of_q", "num_samples_of_q", "bits_per_dim"} - set(metrics):
+            raise ValueError(f"it has no {' '.join(sorted(missing))}")
+        return metrics
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise runs.RunError(f"{path} cannot be read: {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise runs.RunError(f"{path} cannot be read: {error}\nremove it, and evaluate.py makes it anew") from None
 
 
 def evaluated(run, num_samples):
-    """Whether a run's metrics.json is of its newest epoch and of num_samples."""
-    metrics = read_metrics(run)
-    return (metrics.get("epoch"), metrics.get("num_samples")) == (runs.saved_epoch(run), num_samples)
+    """Whether a run's metrics.json is whole, of its newest epoch, and of num_samples at least."""
+    try:
+        metrics = read_metrics(run)
+    except runs.RunError:
+        return False
+    return metrics.get("epoch") == runs.saved_epoch(run) and metrics["num_samples"] >= num_samples
 
 
 def publish(run, pictures, docs=DOCS):
-    """Copies a run's small files and its pictures into docs/, unless a longer run of that name is there."""
+    """Copies an evaluated run's small files and its pictures into docs/, unless a better run of that name is there.
+
+    Better is what was trained on verified data, then for more epochs, then evaluated with more samples.
+    """
     results = docs / "results" / run.name
-    epochs, there = runs.saved_epoch(run), results / "history.csv"
-    if there.exists() and (known := len(runs.read_history(results))) > epochs:
-        return print(f"{results} has {known} epochs, more than the {epochs} of {run}: it is kept, and its figures")
-    copies = {run / name: results / name for name in FILES}
+    if results.is_dir() and (there := _rank(results)) > (new := _rank(run)):
+        words = "{} (verified: {}, epochs: {}, samples: {})"
+        return print(f"{words.format(results, *there)} and its figures are kept: {words.format(run, *new)} is less")
+    copies = {run / name: results / name for name in ("config.json", "metrics.json")}
     copies |= {path: docs / "figures" / run.name / path.name for path in sorted(pictures.glob("[!.]*"))}
     for source, copy in copies.items():
         with runs.replacing(copy) as temporary:
             shutil.copyfile(source, temporary)
+    rows = (run / "history.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    with runs.replacing(results / "history.csv") as temporary:  # as far as the model that was evaluated
+        temporary.write_text("".join(rows[: 1 + read_metrics(run)["epoch"]]), encoding="utf-8", newline="")
+
+
+def _rank(folder):
+    metrics = read_metrics(folder) or {"epoch": len(runs.read_history(folder)), "num_samples": 0}
+    return runs.read_facts(folder)["data_verified"], metrics["epoch"], metrics["num_samples"]
 
 
 def write(docs=DOCS, path=PAGE):
@@ -60,10 +77,13 @@ def page(docs):
     known = {experiment.name: facts(docs, experiment.config) for experiment in EXPERIMENTS}
     rows = [{"for": experiment.shows} | known[experiment.name] for experiment in EXPERIMENTS]
     names = {experiment.config.run_name for experiment in EXPERIMENTS}
-    folders = [folder for folder in sorted((docs / "results").glob("*")) if folder.name not in names]
+    folders = [folder for folder in sorted((docs / "results").glob("[!.]*")) if folder.name not in names]
     others = [facts(docs, runs.read_facts(folder)["config"]) for folder in folders]
     template = TEMPLATE.read_text(encoding="utf-8")
-    return template.format(experiments=_table(["for", *COLUMNS], rows), others=_table(COLUMNS, others), **known)
+    text = template.format(experiments=_table(["for", *COLUMNS], rows), others=_table(COLUMNS, others), **known)
+    return re.sub(
+        r"!\[(.*?)\]\((.*?)\)", lambda m: m[0] if (docs.parent / m[2]).exists() else f"({m[1]}: not drawn)", text
+    )
 
 
 def _table(columns, rows):

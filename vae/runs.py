@@ -219,7 +219,7 @@ def wants_training(args, folder):
         )
     if args.restore and not epoch:
         print(f"nothing saved yet in {folder}: starting at epoch 0")
-    if args.restore and epoch >= config.num_epochs:
+    if args.restore and epoch >= config.num_epochs and restore(folder).epoch >= config.num_epochs:
         print(f"{folder} is at epoch {epoch} already, and --num_epochs {config.num_epochs} is the final epoch")
         for row in [row for row in read_history(folder) if math.isfinite(row["test_elbo"])][-1:]:
             print(f"its test ELBO was {row['test_elbo']:.2f} nats at epoch {row['epoch']}")

@@ -6,6 +6,13 @@ import sys
 import traceback
 from pathlib import Path
 
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip(
+        "these faults are injected by means of Linux: fork after importing TensorFlow, /proc", allow_module_level=True
+    )
+
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -53,6 +60,8 @@ def dying(folder, place, function, *args):
         nonlocal count
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
         named = [os.fspath(a) for a in arguments[:2] if isinstance(a, str | os.PathLike)]
+        if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # as shutil.rmtree does it: a name and its folder
+            named = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), named[0])]
         if (writes or event in CHANGES) and any(Path(name).is_relative_to(folder) for name in named):
             if count == place:
                 os.kill(os.getpid(), signal.SIGKILL)
