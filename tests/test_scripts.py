@@ -185,6 +185,14 @@ def test_a_trained_model_is_never_lost_to_the_same_command_again(workspace, caps
     assert runs.saved_epoch(folder) == 1
 
 
+def test_paths_with_spaces_and_beyond_ascii_work(tmp_path, small_data):
+    workspace = Workspace(tmp_path / "mes modèles 模型 [1]*", small_data)
+    for argv in (("train", "--num_epochs", "1"), ("train", "--num_epochs", "2", "--restore"), ("make_pictures",)):
+        assert workspace(argv[0], *DIGITS, *argv[1:]) == 0
+    (folder,) = runs.trained(workspace.checkpoints)
+    assert runs.saved_epoch(folder) == 2 and len(list(workspace.pictures.rglob("*.png"))) == 5
+
+
 def test_restore_with_nothing_saved_starts_at_epoch_0_and_says_so(workspace, capsys):
     assert workspace("train", *DIGITS, "--num_epochs", "1", "--restore", "True") == 0
     assert "nothing saved yet" in capsys.readouterr().out
