@@ -24,17 +24,23 @@ def run_of(folder, vae_type, epochs):
     return train.main([*options, "--num_epochs", str(epochs), "--restore", "True"])
 
 
+def saved_so_far(folder):
+    return max(map(runs.saved_epoch, runs.trained(folder / "runs")), default=0)
+
+
 @pytest.mark.parametrize("vae_type", config.VAE_TYPES)
 def test_kills_at_random_moments(vae_type, tmp_path):
-    moments, epochs, longest = random.Random(vae_type), [], 4
-    while len(epochs) < KILLS:
-        child = fork(run_of, tmp_path / "killed", vae_type, 10**6)
-        time.sleep(moments.uniform(0, longest))  # from before the first epoch on
+    """A third at any moment from the start of the process on, the others soon after a save."""
+    folder, moments, epochs = tmp_path / "killed", random.Random(vae_type), [0]
+    for kill in range(KILLS):
+        child = fork(run_of, folder, vae_type, 10**6)
+        while kill % 3 and saved_so_far(folder) == epochs[-1]:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3 if kill % 3 else 4))
         os.kill(child, signal.SIGKILL)
         assert wait(child) == -signal.SIGKILL
-        epochs += [max(map(runs.saved_epoch, runs.trained(tmp_path / "killed" / "runs")), default=0)]
-        longest *= 1.3 if epochs[-1] == max(epochs[:-1], default=0) else 1  # on a busy machine a save takes its time
-    assert epochs == sorted(epochs) and len(set(epochs)) > KILLS / 3
+        epochs.append(saved_so_far(folder))
+    assert epochs == sorted(epochs) and len(set(epochs)) > KILLS / 2
     for name in ("killed", "whole"):
         assert in_child(run_of, tmp_path / name, vae_type, epochs[-1] + 3) == 0
     killed, whole = (saved(next(iter(runs.trained(tmp_path / name / "runs")))) for name in ("killed", "whole"))
