@@ -4,15 +4,19 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import pytest
+
+from vae import runs
 
 if sys.platform != "linux":
     pytest.skip(
         "these faults are injected by means of Linux: fork after importing TensorFlow, /proc", allow_module_level=True
     )
 
+DIGITS = ["--dataset", "digits", "--latent_dim", "2", "--hidden_size", "8"]
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -24,7 +28,9 @@ def fork(function, *args):
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         code = 99
         try:
@@ -46,6 +52,13 @@ def wait(child):
 def in_child(function, *args):
     """Runs function(*args) in a fork, to its end; its exit code."""
     return wait(fork(function, *args))
+
+
+def script(main, folder, *argv):
+    """Runs a script's main below `folder`, saving after every epoch."""
+    runs.SAVE_EPOCHS = 1
+    paths = {"checkpoints": folder / "checkpoints", "pictures": folder / "pictures", "data": folder / "data"}
+    return main([*argv, *(word for name, path in paths.items() for word in (f"--{name}_dir", str(path)))])
 
 
 def dying(folder, place, function, *args):

@@ -10,7 +10,6 @@ import config
 import train
 from vae import runs
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 KINDS = [(vae_type, own) for vae_type, (_, own) in config.VAE_TYPES.items()]
 KINDS += [("conv3", likelihood) for likelihood in config.LIKELIHOODS if ("conv3", likelihood) not in KINDS]
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import saved
-from injection import in_child
+from injection import DIGITS, in_child, script
 from PIL import Image
 
 import config
@@ -20,9 +20,6 @@ import train
 from datasets import base
 from vae import results, runs
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-DIGITS = ["--dataset", "digits", "--latent_dim", "2", "--hidden_size", "8"]
-
 
 @pytest.fixture
 def trained(tmp_path):
@@ -30,11 +27,6 @@ def trained(tmp_path):
     assert in_child(script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
     (run,) = runs.trained(tmp_path / "checkpoints")
     return tmp_path, run
-
-
-def script(main, folder, *argv):
-    runs.SAVE_EPOCHS = 1
-    return main([*argv, "--checkpoints_dir", str(folder / "checkpoints"), "--pictures_dir", str(folder / "pictures")])
 
 
 def good(run):

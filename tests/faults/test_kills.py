@@ -13,7 +13,6 @@ import config
 import train
 from vae import runs
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 KILLS = 13  # of each of the four types: 52
 
 

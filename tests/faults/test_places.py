@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import saved
-from injection import dying, in_child
+from injection import DIGITS, dying, in_child, script
 from PIL import Image
 
 import evaluate
@@ -19,16 +19,6 @@ import make_pictures
 import train
 from datasets import base
 from vae import results, runs
-
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-DIGITS = ["--dataset", "digits", "--latent_dim", "2", "--hidden_size", "8"]
-
-
-def script(main, folder, *argv):
-    """Runs a script's main below `folder`, saving after every epoch."""
-    runs.SAVE_EPOCHS = 1
-    paths = {"checkpoints": folder / "checkpoints", "pictures": folder / "pictures", "data": folder / "data"}
-    return main([*argv, *(word for name, path in paths.items() for word in (f"--{name}_dir", str(path)))])
 
 
 def the_run(folder):
