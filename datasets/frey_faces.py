@@ -8,17 +8,8 @@ import hashlib
 
 import numpy as np
 
-from datasets.base import (
-    ArrayUnpickler,
-    DataError,
-    Dataset,
-    DownloadError,
-    RemoteFile,
-    cached,
-    fetch,
-    read_mat_file,
-    split,
-)
+from datasets import pickles
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch, read_mat_file, split
 
 NUM_FRAMES, HEIGHT, WIDTH = 1965, 28, 20
 NUM_TRAIN = 1565  # the literature's 1565/200/200, validation and test joined
@@ -55,19 +46,18 @@ def read_pkl(path):
     """The frames of freyfaces.pkl (a Python 2 pickle, a list of one array), uint8 [1965, 560]."""
     try:
         with path.open("rb") as file:
-            (rows,) = ArrayUnpickler(file, encoding="latin1").load()
+            (rows,) = pickles.load(file)
+            return _frames(rows.array(), path)
     except DataError:
         raise
     except Exception as error:  # the unpickler answers damage with whatever its reading runs into
         raise DataError(f"{path} is no pickle of one array: {error!r}") from None
-    return _frames(rows, path)
 
 
 def _frames(rows, path):
     shape = (NUM_FRAMES, HEIGHT * WIDTH)
-    if getattr(rows, "dtype", None) != np.uint8 or rows.shape != shape:
-        what = f"{getattr(rows, 'dtype', type(rows))} {getattr(rows, 'shape', '')}"
-        raise DataError(f"{path} holds {what}, not bytes {shape}")
+    if rows.dtype != np.uint8 or rows.shape != shape:
+        raise DataError(f"{path} holds {rows.dtype} {rows.shape}, not bytes {shape}")
     return np.ascontiguousarray(rows)
 
 

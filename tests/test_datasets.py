@@ -169,6 +169,23 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused(code, tmp_path):
         frey_faces.read_pkl(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"U\x02u1", b"U\x02O8"),  # objects: the bytes would be taken for addresses
+        (b"T\x06", b"T\x05"),
+        (b"M\x03\x00", b"M\xff\xff"),
+        (b"]c", b"]r\xff\xff\xff\xffc"),  # a place in the unpickler's table that 32 GB would not reach
+    ],
+)
+def test_a_damaged_pickle_is_refused(old, new, tmp_path):
+    path = tmp_path / "freyfaces.pkl"
+    whole = python2_pickle(np.zeros((2, 3), np.uint8))
+    path.write_bytes(whole.replace(old, new, 1))
+    with pytest.raises(DataError, match=r"freyfaces\.pkl|refused"):
+        frey_faces.read_pkl(path)
+
+
 def test_mnist_gz_and_unpacked_are_the_same(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     (tmp_path / "a").write_bytes(idx(array))
@@ -187,6 +204,7 @@ def test_mnist_gz_and_unpacked_are_the_same(tmp_path):
         idx(np.zeros(5, np.uint8))[:-1],
         b"<html>",
         b"\0\0\x08\x00",
+        b"\0\0\x08\x03" + b"\0\0\0\0" + 8 * b"\xff",  # no pixels, by sizes that no array can have
     ],
 )
 def test_a_damaged_idx_file_is_refused_by_name(content, tmp_path):

@@ -1,5 +1,6 @@
 """A disk that fills up: one line, exit code 1, the last good model intact, and no half file under its final name."""
 
+import ctypes
 import errno
 import io
 import os
@@ -37,12 +38,17 @@ def good(run):
 
 def limited(size, function, *args):
     """Runs function in a child whose files are limited to `size` bytes, as on a full disk: (exit code, its stderr)."""
+    return heard(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), function, *args)
+
+
+def heard(prepare, function, *args):
+    """Runs prepare() and function(*args) in a child: (exit code, its stderr)."""
     reader, writer = os.pipe()
 
     def run():
         sys.stderr = open(writer, "w", buffering=1, encoding="utf-8")  # not pytest's, which are files
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        prepare()
         return function(*args)
 
     code = in_child(run)
@@ -118,3 +124,21 @@ def test_a_full_file_system(tmp_path):
         assert subprocess.run([*command[:-1], "30", "--restore", "True"], capture_output=True).returncode == 0
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("argv", [(train.main, "--restore", "True"), (train.main,), (make_pictures.main,)])
+@pytest.mark.parametrize("name", [".", "epoch-1.index", "config.json"])
+def test_what_may_not_be_read_is_named_and_left_alone(name, argv, trained):
+    folder, run = trained
+    before, mode = good(run), (run / name).stat().st_mode
+    (run / name).chmod(0)
+    code, text = heard(give_up_the_rights_of_root, script, argv[0], folder, *DIGITS, *argv[1:])
+    (run / name).chmod(mode)
+    assert code == 1 and "Traceback" not in text and str(run) in text
+    assert good(run) == before
+
+
+def give_up_the_rights_of_root():
+    """Root may read anything; without its capabilities it may read what any other user may (man 2 capset)."""
+    version_3_this_thread, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version_3_this_thread, nothing) == 0
