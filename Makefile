@@ -9,11 +9,14 @@ help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 .venv/installed: requirements.txt requirements-dev.txt
+.venv-benchmark/installed: requirements.txt requirements-benchmark.txt
+
+.venv/installed .venv-benchmark/installed:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "this needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch .venv/installed
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(lastword $^)
+	@touch $@
 
 demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model learned
 	$(BIN)/python train.py --num_epochs 20 --restore True
@@ -32,9 +35,8 @@ style: .venv/installed  ## ruff's linter and formatter
 report: .venv/installed  ## train, evaluate and draw all of the report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(REPORT_FLAGS)
 
-benchmark: .venv/installed  ## an epoch against its limit, conv3 against PyTorch
-	$(BIN)/python benchmarks/limit.py
-	$(BIN)/python benchmarks/conv3.py
+benchmark: .venv/installed .venv-benchmark/installed  ## speed against PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes
+	.venv-benchmark/bin/python benchmarks/run.py
 
 clean:  ## remove .venv and caches; data, checkpoints and pictures stay
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-benchmark .pytest_cache .ruff_cache

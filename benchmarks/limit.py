@@ -1,38 +1,37 @@
-"""Times training epochs of binarized MNIST against what the machine's arithmetic alone takes.
+"""What the machine's arithmetic alone takes for an epoch, part by part, taking turns with the contenders.
 
-python benchmarks/limit.py [--hidden_size 200] [--rounds 5]
-
-The limit of an epoch is the sum of three parts, each timed alone in the same minute with the same threads: the matrix
-products of forward and backward pass (NumPy's BLAS or TensorFlow's, whichever is faster), one pass of Adam over the
-weights a step, and one pass of the Bernoulli loss and its gradient over the outputs a step. The epochs are those of
-vae.training.fit with preparation included, on random images of MNIST's size, test ELBO left out; rounds of limit
-and epochs alternate, medians are compared.
+flat: the matrix products of forward and backward pass (the fastest of NumPy, TensorFlow op by op, and TensorFlow
+compiled by XLA in one loop), one pass of Adam over the weights a step, and one pass of the Bernoulli loss and its
+gradient over the outputs a step. conv3: the operations, counted, over the rate of the machine's fastest large product.
 """
 
-import argparse
-import resource
-import statistics
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from turns import arguments, start
+
 import config
 
-STEPS, BATCH, PIXELS, LATENT = 600, 100, 784, 20
+BATCH, LATENT = 100, 20
+SIZES = (2048, 4096)  # of the square products that the machine's rate is measured with
 
 
-def products(np, tf, shapes):
-    """A function for each of NumPy and TensorFlow that runs one epoch's matrix products."""
+def products(tf, shapes, steps):
+    """A function for each of NumPy, TensorFlow and XLA that runs one epoch's matrix products."""
     rng = np.random.default_rng(0)
 
     def draw(*shape):
-        return rng.standard_normal(shape, dtype=np.float32)
+        return rng.standard_normal(shape, dtype=np.float32) / np.float32(shape[0] ** 0.5)
 
     layers = [(draw(BATCH, i), draw(i, o), draw(BATCH, o)) for i, o in shapes]
 
     def with_numpy():
-        for _ in range(STEPS):
+        for _ in range(steps):
             for place, (inputs, weights, gradient) in enumerate(layers):
                 _ = inputs @ weights, inputs.T @ gradient
                 if place:  # nothing asks for the gradient of the images
@@ -50,13 +49,34 @@ def products(np, tf, shapes):
         return tf.add_n([result[0, 0] for result in results])
 
     def with_tensorflow():
-        for _ in range(STEPS):
+        for _ in range(steps):
             one_step()
 
-    return {"NumPy": with_numpy, "TensorFlow": with_tensorflow}
+    @tf.function(jit_compile=True, autograph=False)
+    def compiled():
+        # A chain of products only, as the network without all else; what a step makes goes into the next, since XLA
+        # would move what never changes out of the loop.
+        def body(i, x, *_):
+            inputs, h, weights = [], x, [layer[1] for layer in variables]
+            for w in weights:
+                inputs.append(h[:, : w.shape[0]])  # of the 2L outputs of the encoder, L
+                h = tf.matmul(inputs[-1], w)
+            gradient, gradients = x, []
+            for place in reversed(range(len(weights))):
+                gradient = tf.tile(gradient, (1, weights[place].shape[1] // gradient.shape[1]))  # from L to 2L
+                gradients.append(tf.matmul(inputs[place], gradient, transpose_a=True))
+                if place:
+                    gradient = tf.matmul(gradient, weights[place], transpose_b=True)
+            return i + 1, h, *gradients
+
+        zeros = [tf.zeros(shape) for shape in reversed(shapes)]
+        last = tf.while_loop(lambda i, *_: i < steps, body, (0, variables[0][0].read_value(), *zeros))
+        return tf.add_n([array[0, 0] for array in last[1:]])
+
+    return {"NumPy": with_numpy, "TensorFlow": with_tensorflow, "XLA": lambda: compiled().numpy()}
 
 
-def adam(np, tf, shapes):
+def adam(tf, shapes, steps):
     """One epoch's passes of Adam over weights, moments and gradient, in one compiled loop."""
     size = sum(i * o + o for i, o in shapes)
     weights, first, second = (tf.Variable(tf.zeros(size)) for _ in range(3))
@@ -70,15 +90,15 @@ def adam(np, tf, shapes):
             weights.assign_sub(0.001 * m / (tf.sqrt(v) + 1e-8))
             return (i + 1,)
 
-        return tf.while_loop(lambda i: i < STEPS, body, (0,))
+        return tf.while_loop(lambda i: i < steps, body, (0,))
 
     return run
 
 
-def loss(np, tf):
-    """One epoch's passes of the Bernoulli log-likelihood and its gradient over logits [100, 784]."""
-    logits = tf.Variable(np.random.default_rng(0).standard_normal((BATCH, PIXELS), dtype=np.float32))
-    x = tf.constant(np.random.default_rng(1).integers(0, 2, (BATCH, PIXELS)).astype(np.float32))
+def loss(tf, pixels, steps):
+    """One epoch's passes of the Bernoulli log-likelihood and its gradient over logits [100, pixels]."""
+    logits = tf.Variable(np.random.default_rng(0).standard_normal((BATCH, pixels), dtype=np.float32))
+    x = tf.constant(np.random.default_rng(1).integers(0, 2, (BATCH, pixels)).astype(np.float32))
 
     @tf.function(jit_compile=True, autograph=False)
     def run():
@@ -87,61 +107,52 @@ def loss(np, tf):
             logits.assign_sub(1e-6 * (tf.sigmoid(logits) - x))
             return i + 1, total + value
 
-        return tf.while_loop(lambda i, _: i < STEPS, body, (0, 0.0))
+        return tf.while_loop(lambda i, _: i < steps, body, (0, 0.0))
 
     return run
 
 
 def seconds(function):
-    start = time.perf_counter()
+    begun = time.perf_counter()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - begun
 
 
-def epochs(np, hidden_size):
-    """The seconds of each epoch of the training that train.py runs; endless."""
-    from vae import runs, training
+def flat_turns(tf, images, hidden_size, turn):
+    h, d, steps = hidden_size, images[0].size, len(images) // BATCH
+    shapes = [(d, h), (h, h), (h, 2 * LATENT), (LATENT, h), (h, h), (h, d)]
+    parts = {**products(tf, shapes, steps), "Adam": adam(tf, shapes, steps), "loss": loss(tf, d, steps)}
+    while True:
+        times = {name: seconds(function) for name, function in parts.items()}
+        fastest = min(times[name] for name in ("NumPy", "TensorFlow", "XLA"))
+        turn(**times, limit=fastest + times["Adam"] + times["loss"])
 
-    images = np.random.default_rng(0).integers(0, 256, (STEPS * BATCH, 28, 28, 1), dtype=np.uint8)
-    c = config.Config(hidden_size=hidden_size)
-    state = training.create_state(runs.build(c, images.shape[1:]), c.learning_rate)
-    for row in training.fit(state, images, 10**6, BATCH, 0, test_elbo=lambda: 0.0):
-        yield row["seconds"]
+
+def conv3_turns(tf, images, turn):
+    from vae import runs
+    from vae.networks import multiply_adds
+
+    model = runs.build(config.Config(vae_type="conv3"), images.shape[1:])
+    # A multiply and an add, three times over: forward, and the gradients of inputs and of weights; but no gradient of
+    # the images, whose layer is the first with weights.
+    first = next(layer for layer in model.encoder.layers if hasattr(layer, "kernel"))
+    of_images = np.prod(first.kernel.shape) * np.prod(first.output.shape[1:-1])
+    flops = 2 * len(images) * (3 * (multiply_adds(model.encoder) + multiply_adds(model.decoder)) - of_images)
+    squares = [np.random.default_rng(0).random((n, n), dtype=np.float32) for n in SIZES]
+    makers = [lambda a=a: a @ a for a in squares]
+    makers += [lambda a=a: tf.matmul(a, a)[0, 0].numpy() for a in map(tf.constant, squares)]
+    while True:
+        rates = [2 * n**3 / min(seconds(make) for _ in range(3)) for n, make in zip(2 * SIZES, makers, strict=True)]
+        turn(rate=max(rates), limit=flops / max(rates))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden_size", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = arguments(__doc__, "flat", "conv3")
+    images = np.load(args.images)
     with config.tensorflow_environment():
-        import numpy as np
         import tensorflow as tf
-
-    h = args.hidden_size
-    shapes = [(PIXELS, h), (h, h), (h, 2 * LATENT), (LATENT, h), (h, h), (h, PIXELS)]
-    parts = {**products(np, tf, shapes), "Adam": adam(np, tf, shapes), "loss": loss(np, tf)}
-    for function in parts.values():
-        function()
-    training = epochs(np, h)
-    next(training)  # compiles
-    times = {name: [] for name in (*parts, "epoch")}
-    for _ in range(args.rounds):
-        time.sleep(1)  # until the worker has prepared the next block
-        for name, function in parts.items():
-            times[name].append(seconds(function))
-        next(training)  # its preparation ran while the parts were timed
-        times["epoch"] += [next(training), next(training)]
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    best = min(medians["NumPy"], medians["TensorFlow"])
-    limit = best + medians["Adam"] + medians["loss"]
-    print(f"hidden size {h}, {STEPS} steps of {BATCH} images, medians of {args.rounds} rounds, seconds an epoch")
-    print(f"  matrix products   {best:.3f}  (NumPy {medians['NumPy']:.3f}, TensorFlow {medians['TensorFlow']:.3f})")
-    print(f"  Adam passes       {medians['Adam']:.3f}\n  loss passes       {medians['loss']:.3f}")
-    print(f"  limit             {limit:.3f}\n  training epoch    {medians['epoch']:.3f}")
-    print(f"  ratio             {medians['epoch'] / limit:.2f}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"  peak memory of this process {peak / 2**30:.2f} GiB")
+    turn = start()
+    flat_turns(tf, images, args.hidden_size, turn) if args.kind == "flat" else conv3_turns(tf, images, turn)
 
 
 if __name__ == "__main__":
