@@ -29,10 +29,9 @@ def train(args, data, run):
     from vae import evaluation, figures, runs, signals, training
 
     c, shape = args.config, data.train_images.shape[1:]
-    model = runs.build(c, shape)
-    state = training.create_state(model, c.learning_rate)
+    state = training.create_state(runs.build(c, shape), c.learning_rate)
     run.restore(state, c)
-    evaluate, steps = evaluation.test_elbo(model, data.test_images), len(data.train_images) // c.batch_size
+    evaluate, steps = evaluation.test_elbo(state.model, data.test_images), len(data.train_images) // c.batch_size
     options = {"total": c.num_epochs * steps, "unit": "step", "disable": not sys.stderr.isatty()}
     with signals.deferred() as received, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
         for row in training.fit(state, data.train_images, c.num_epochs, c.batch_size, c.seed, evaluate, bar.update):
@@ -49,7 +48,8 @@ def train(args, data, run):
     if run.replaces:
         print(f"stopped at epoch {epoch}, before the first save: the older model in {run.folder} is kept")
         return 128 + received[0]
-    print(f"epoch {epoch}: test ELBO {evaluation.in_units(evaluate(), model)}; saved in {run.folder}")
+    elbo = row["test_elbo"] if training.tests_at(epoch) else evaluate()
+    print(f"epoch {epoch}: test ELBO {evaluation.in_units(elbo, state.model)}; saved in {run.folder}")
     runs.save_picture(figures.learning_curves(run.history), args.pictures_dir / c.run_name / "learning_curves.png")
     if not last:
         print(f"stopped early; to carry on: {config.command('train.py', c, args)} --restore True")

@@ -6,12 +6,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 FOLDER = Path(__file__).parent
 ROUNDS, WARM_UPS = 7, 2
+PAUSE = 0.3  # seconds, for what a contender still prepares when its epoch is over
 LIMIT, OURS = "the limit", "this project"
 FLAT = {
     LIMIT: ("limit.py", "flat"),
@@ -32,28 +34,36 @@ CONV3 = {
 
 
 def take_turns(contenders, images, options=()):
-    """{contender: [what it said of each epoch after the warm-up]}: every one works alone, one after the other."""
+    """{contender: [what it said of each epoch after the warm-up]}: one at a time, each round begins with another.
+
+    A contender that fails is left out, with a word on standard error.
+    """
     with contextlib.ExitStack() as stack:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory()), "images.npy")
-        np.save(path, images)
-        errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
-        processes = {}
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        np.save(scratch / "images.npy", images)
+        processes, epochs = {}, {name: [] for name in contenders}
         for name, (script, kind) in contenders.items():
-            command = [sys.executable, FOLDER / script, kind, str(path), *options]
-            processes[name] = stack.enter_context(subprocess.Popen(command, **pipes))
-        epochs = {name: [] for name in contenders}
-        for _ in range(WARM_UPS + ROUNDS):
-            for name, process in processes.items():
-                process.stdin.write("\n")
-                process.stdin.flush()
-                if not (line := process.stdout.readline()):
+            command = [sys.executable, FOLDER / script, kind, str(scratch / "images.npy"), *options]
+            errors = stack.enter_context(open(scratch / f"{len(processes)}.log", "w+"))
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
+            processes[name] = (subprocess.Popen(command, **pipes), errors)
+        for place in range(WARM_UPS + ROUNDS):
+            names = list(processes)
+            for name in names[place % len(names) :] + names[: place % len(names)]:
+                process, errors = processes[name]
+                try:
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+                    epochs[name].append(json.loads(process.stdout.readline()))
+                except (BrokenPipeError, ValueError):  # ValueError: an empty line is no JSON
                     errors.seek(0)
-                    raise SystemExit(f"{name} ended early:\n{errors.read()}")
-                epochs[name].append(json.loads(line))
-                print(f"{name}: {line.strip()}", file=sys.stderr, flush=True)
-        for process in processes.values():
-            process.stdin.close()
+                    print(f"{name} ended early and is left out:\n{errors.read()[-2000:]}", file=sys.stderr)
+                    del processes[name], epochs[name]
+                else:
+                    print(f"{name}: {epochs[name][-1]}", file=sys.stderr, flush=True)
+                time.sleep(PAUSE)
+        for process, _ in processes.values():
+            process.communicate()
     return {name: rows[WARM_UPS:] for name, rows in epochs.items()}
 
 

@@ -35,8 +35,8 @@ def measure(images):
     times = {name: [] for name in SIZES}
     for name, sizes in SIZES.items():
         for size in sizes:
-            few = name == "images"
-            times[name].append(seconds(images[:size]) if few else seconds(images, **{name: size}))
+            part, options = (images[:size], {}) if name == "images" else (images, {name: size})
+            times[name].append(seconds(part, **options))
             print(f"{name} {size}: {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
     return times
 

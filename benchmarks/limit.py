@@ -13,11 +13,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from turns import arguments, start
+from turns import BATCH, LATENT, arguments, start
 
 import config
 
-BATCH, LATENT = 100, 20
 SIZES = (2048, 4096)  # of the square products that the machine's rate is measured with
 
 
@@ -90,9 +89,9 @@ def adam(tf, shapes, steps):
             weights.assign_sub(0.001 * m / (tf.sqrt(v) + 1e-8))
             return (i + 1,)
 
-        return tf.while_loop(lambda i: i < steps, body, (0,))
+        return tf.while_loop(lambda i: i < steps, body, (0,))[0]
 
-    return run
+    return lambda: run().numpy()
 
 
 def loss(tf, pixels, steps):
@@ -107,9 +106,9 @@ def loss(tf, pixels, steps):
             logits.assign_sub(1e-6 * (tf.sigmoid(logits) - x))
             return i + 1, total + value
 
-        return tf.while_loop(lambda i, _: i < steps, body, (0, 0.0))
+        return tf.while_loop(lambda i, _: i < steps, body, (0, 0.0))[1]
 
-    return run
+    return lambda: run().numpy()
 
 
 def seconds(function):

@@ -23,11 +23,12 @@ HEAD = """# Benchmarks
 
 Written by `make benchmark` on {date}. {machine}
 
-An epoch is timed from its first step to its last, with its data prepared on the way (drawn anew each epoch). All of a
-table work in turn, one epoch each, alone on the machine, in processes of their own: {warm_ups} rounds to warm up,
-then {rounds}. Seconds are medians; ratios are medians of the rounds' ratios, so that a machine that changes its pace
-between rounds does not matter. ELBO: of the training images in the last of these epochs. Only ratios compare between
-machines."""
+An epoch is timed from its first step to its last, with its data prepared on the way (drawn anew each epoch), by NumPy
+on a thread where nothing else is said. All of a table work in turn, one epoch each, in processes of their own with as
+many threads as each likes: {warm_ups} rounds to warm up, then {rounds}, each beginning with another. Seconds are
+medians; ratios are medians of the rounds' ratios, so that a machine that changes its pace between rounds does not
+matter. ELBO: of the training images in the last of these epochs. Only ratios compare between machines."""
+TUNING = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")  # everyone at their own defaults
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")
 
 
@@ -51,6 +52,9 @@ def read(path):
 @config.script
 def main(argv=None):
     args = config.parse_args(argv, __doc__, ("data_dir",))
+    for name in [name for name in os.environ if name.startswith(TUNING)]:
+        del os.environ[name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     images = datasets.load("mnist", args.data_dir).train_images
     facts = {
         "date": datetime.date.today(),
@@ -58,11 +62,12 @@ def main(argv=None):
         "rounds": compare.ROUNDS,
         "warm_ups": compare.WARM_UPS,
     }
-    parts = [HEAD.format(**facts), "## Against the peers and the limit"]
-    parts += [compare.flat(images, 200), compare.flat(images, 500), compare.conv3(images)]
-    parts += [startup.section(args.data_dir), growth.section(images)]
     _, _, tried = RESULTS.read_text(encoding="utf-8").partition("## Tried")
-    RESULTS.write_text("\n\n".join(parts) + "\n\n## Tried" + tried, encoding="utf-8")
+    parts = [HEAD.format(**facts), "## Against the peers and the limit"]
+    sections = [lambda: compare.flat(images, 200), lambda: compare.flat(images, 500), lambda: compare.conv3(images)]
+    for section in (*sections, lambda: startup.section(args.data_dir), lambda: growth.section(images)):
+        parts.append(section())
+        RESULTS.write_text("\n\n".join(parts) + "\n\n## Tried" + tried, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,36 +5,39 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from scipy.io import savemat
 
 ROOT = Path(__file__).parents[1]
-# A user's environment: with PyTorch and JAX beside it, TensorFlow's import takes longer.
-PYTHON = next((path for path in [ROOT / ".venv" / "bin" / "python"] if path.exists()), sys.executable)
-ROUNDS = 5
+BIN = ROOT / ".venv" / "bin" / "python"
+PYTHON = str(BIN) if BIN.exists() else sys.executable  # a user's: with JAX beside it, TensorFlow's import takes longer
+WATCHER = """
+import json, os, resource, subprocess, sys, time
+os.environ["BEGUN"] = repr(begun := time.time())
+code = subprocess.run(sys.argv[1:]).returncode
+seconds, peak = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, peak * (1 if sys.platform == "darwin" else 1024)]), file=sys.stderr)
+sys.exit(code)
+"""
+ROUNDS = 3
 
 
 def run(*command):
-    """Runs a Python command: (seconds, peak memory of the process and its children in bytes, what it printed)."""
-    watched = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; \
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
-    begun = time.perf_counter()
-    words = [str(PYTHON), "-c", watched, str(PYTHON), *map(str, command)]
+    """Runs a Python command: (seconds, peak memory in bytes of its largest process, what it printed)."""
+    words = [PYTHON, "-c", WATCHER, PYTHON, *map(str, command)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - begun, int(done.stderr.splitlines()[-1]) * unit, done.stdout
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
+    return *json.loads(done.stderr.splitlines()[-1]), done.stdout
 
 
 def phases(data_dir, scratch):
     """Medians of each phase of a start, seconds, and of a save."""
     rows = []
     for place in range(ROUNDS + 1):
-        command = "benchmarks/phases.py", time.time(), data_dir, Path(scratch, f"phases{place}")
+        command = "benchmarks/phases.py", data_dir, Path(scratch, f"phases{place}")
         rows.append(json.loads(run(*command)[2]))
     return {name: statistics.median(row[name] for row in rows[1:]) for name in rows[0]}
 

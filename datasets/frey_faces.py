@@ -12,6 +12,7 @@ from datasets import pickles
 from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch, read_mat_file, split
 
 NUM_FRAMES, HEIGHT, WIDTH = 1965, 28, 20
+MAX_BYTES = 10**7  # of freyfaces.pkl, whose strings may be escaped
 NUM_TRAIN = 1565  # the literature's 1565/200/200, validation and test joined
 FRAMES_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the frames' bytes, in order
 
@@ -46,7 +47,7 @@ def read_pkl(path):
     """The frames of freyfaces.pkl (a Python 2 pickle, a list of one array), uint8 [1965, 560]."""
     try:
         with path.open("rb") as file:
-            (rows,) = pickles.load(file)
+            (rows,) = pickles.load(file.read(MAX_BYTES))
             return _frames(rows.array(), path)
     except DataError:
         raise

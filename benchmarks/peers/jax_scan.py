@@ -7,9 +7,8 @@ import numpy as np
 import optax
 from jax import lax
 from jax import numpy as jnp
-from turns import arguments, start
+from turns import BATCH, LATENT, arguments, prepared, start
 
-BATCH, LATENT = 100, 20
 CONVS = ((32, 3), (64, 7), (128, 5))
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -74,57 +73,41 @@ def compile_step(network, optimizer, draw):
     return step
 
 
-def prepared(images, binarize, seed=0):
-    """Blocks made in NumPy, as this project feeds its own loop: x and noise, a whole epoch each; endless."""
-    rng = np.random.default_rng(seed)
-    shape = (-1, BATCH, *images.shape[1:])
-    while True:
-        x = images[rng.permutation(len(images))]
-        x = (rng.integers(0, 255, x.shape, np.uint8) < x) if binarize else x
-        noise = rng.standard_normal((len(images) // BATCH, BATCH, LATENT), dtype=np.float32)
-        yield x.reshape(shape), noise
-
-
 def train_flat(images, hidden_size, own_draws):
     """Yields the mean ELBO of each epoch, a compiled scan over its steps."""
     images, optimizer = images.reshape(len(images), -1), optax.adam(1e-3)
     params = glorot(jax.random.key(0), flat_shapes(images.shape[1], hidden_size))
-    carry = params, optimizer.init(params)
-    if own_draws:
-        pixels, steps = jnp.asarray(images, jnp.float32) / 255, len(images) // BATCH
-
-        def draw(rows, key):
-            for_x, for_noise = jax.random.split(key)
-            x = jax.random.bernoulli(for_x, pixels[rows]).astype(jnp.float32)
-            return x, jax.random.normal(for_noise, (BATCH, LATENT))
-
-    else:
-        blocks = prepared(images, binarize=True)
-
-        def draw(x, noise):
-            return x.astype(jnp.float32), noise
-
-    step, keys = compile_step(flat, optimizer, draw), jax.random.key(0)  # threefry: in a trial faster than rbg
+    steps, carry = len(images) // BATCH, (params, optimizer.init(params))
+    pixels = jnp.asarray(images, jnp.float32) / 255 if own_draws else None
 
     @jax.jit(donate_argnums=0)
-    def epoch(carry, inputs):
-        carry, elbos = lax.scan(step, carry, inputs)
+    def epoch(carry, inputs, pixels):
+        def draw(first, second):
+            if pixels is None:
+                return first.astype(jnp.float32), second
+            for_x, for_noise = jax.random.split(second)
+            x = jax.random.bernoulli(for_x, pixels[first]).astype(jnp.float32)
+            return x, jax.random.normal(for_noise, (BATCH, LATENT))
+
+        carry, elbos = lax.scan(compile_step(flat, optimizer, draw), carry, inputs)
         return carry, elbos.mean()
 
-    def inputs():
-        nonlocal keys
-        if not own_draws:
-            return next(blocks)
-        keys, for_order, for_steps = jax.random.split(keys, 3)
-        order = jax.random.permutation(for_order, len(images)).reshape(steps, BATCH)
-        return order, jax.random.split(for_steps, steps)
-
     with ThreadPoolExecutor(1) as preparer:
-        upcoming = preparer.submit(inputs)
+        blocks = keys_of_steps(len(images), steps) if own_draws else prepared(images, steps, binarize=True)
+        upcoming = preparer.submit(next, blocks)
         while True:
-            block, upcoming = upcoming.result(), preparer.submit(inputs)
-            carry, elbo = epoch(carry, block)
+            block, upcoming = upcoming.result(), preparer.submit(next, blocks)
+            carry, elbo = epoch(carry, block, pixels)
             yield float(elbo)
+
+
+def keys_of_steps(num_images, steps):
+    """Yields an epoch's rows [steps, 100] and a key for each step; endless."""
+    key = jax.random.key(0)  # threefry: in a trial faster here than rbg
+    while True:
+        key, for_order, for_steps = jax.random.split(key, 3)
+        order = jax.random.permutation(for_order, num_images).reshape(steps, BATCH)
+        yield order, jax.random.split(for_steps, steps)
 
 
 def train_conv3(images):
@@ -132,9 +115,12 @@ def train_conv3(images):
     optimizer = optax.adam(1e-3)
     params = glorot(jax.random.key(0), conv3_shapes(images.shape[-1]))
     carry = params, optimizer.init(params)
-    draw = lambda x, noise: (x.astype(jnp.float32) / 255, noise)  # noqa: E731
+
+    def draw(x, noise):
+        return x.astype(jnp.float32) / 255, noise
+
     step = jax.jit(compile_step(conv3, optimizer, draw), donate_argnums=0)
-    for x, noise in prepared(images, binarize=False):
+    for x, noise in prepared(images, len(images) // BATCH, binarize=False):
         elbos = []
         for batch in zip(x, noise, strict=True):
             carry, elbo = step(carry, batch)

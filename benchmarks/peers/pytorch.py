@@ -1,16 +1,18 @@
 """The two VAEs in PyTorch 2, written for speed on a CPU: fused Adam, channels-last, eager or torch.compile."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from turns import arguments, start
+from turns import BATCH, LATENT, arguments, prepared, start
 
-BATCH, LATENT = 100, 20
+STEPS = 100  # of prepared data, a block
 
 
 class Flat(nn.Module):
-    """784-H-H-2L and back; forward returns the mean ELBO of a batch of grey images, binarized anew."""
+    """784-H-H-2L and back; forward returns the mean ELBO of a binarized batch."""
 
     def __init__(self, pixels, hidden_size):
         super().__init__()
@@ -57,35 +59,40 @@ def elbo(x, logits, mean, log_std):
     return -(cross_entropy + kl) / len(x)
 
 
-def main():
-    args = arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled")
-    torch.manual_seed(0)
-    pixels = torch.from_numpy(np.load(args.images)).float() / 255
-    if flat := not args.kind.startswith("conv3"):
-        pixels = pixels.flatten(1)
-        net = Flat(pixels.shape[1], args.hidden_size)
-    else:
-        pixels = pixels.permute(0, 3, 1, 2)  # NHWC in memory: channels-last
-        net = Conv3(pixels.shape[1]).to(memory_format=torch.channels_last)
+def make_network(images, kind, hidden_size):
+    net = Conv3(images.shape[-1]) if kind.startswith("conv3") else Flat(images[0].size, hidden_size)
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+    return net.to(memory_format=torch.channels_last)
+
+
+def main():
+    args = arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled")
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    images, conv = np.load(args.images), args.kind.startswith("conv3")
+    net = make_network(images, args.kind, args.hidden_size)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     mean_elbo = torch.compile(net, fullgraph=True, dynamic=False) if args.kind.endswith("compiled") else net
-    turn = start()
-    while True:
-        total, order = torch.zeros(()), torch.randperm(len(pixels))
-        for rows in order.split(BATCH):
-            x = pixels[rows]
-            if flat:
-                x = torch.bernoulli(x)
-            optimizer.zero_grad(set_to_none=True)
-            value = mean_elbo(x, torch.randn(BATCH, LATENT))
-            (-value).backward()
-            optimizer.step()
-            total += value.detach()
-        turn(elbo=float(total) / (len(pixels) // BATCH))
+    steps = len(images) // BATCH
+    block_steps = min(STEPS, steps)
+    blocks, turn = prepared(images if conv else images.reshape(len(images), -1), block_steps, not conv), start()
+    with ThreadPoolExecutor(1) as preparer:
+        upcoming = preparer.submit(next, blocks)
+        while True:
+            total = torch.zeros(())
+            for _ in range(steps // block_steps):
+                block, upcoming = map(torch.from_numpy, upcoming.result()), preparer.submit(next, blocks)
+                for x, noise in zip(*block, strict=True):
+                    x = x.permute(0, 3, 1, 2).float() / 255 if conv else x.float()  # NHWC in memory: channels-last
+                    optimizer.zero_grad(set_to_none=True)
+                    value = mean_elbo(x, noise)
+                    (-value).backward()
+                    optimizer.step()
+                    total += value.detach()
+            turn(elbo=float(total) / steps)
 
 
 if __name__ == "__main__":

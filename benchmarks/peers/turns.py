@@ -1,10 +1,15 @@
-"""How a contender of the benchmark takes turns: it works when told to, and reports what the work took."""
+"""What the contenders of the benchmark share: a command line, taking turns, and data prepared on the way."""
 
 import argparse
 import json
 import resource
 import sys
 import time
+from pathlib import Path
+
+import numpy as np
+
+BATCH, LATENT = 100, 20
 
 
 def arguments(description, *kinds):
@@ -33,8 +38,30 @@ def start():
     def turn(**facts):
         nonlocal begun
         seconds = time.perf_counter() - begun
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps({"seconds": seconds, "peak": peak, **facts}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak": peak_memory(), **facts}), flush=True)
         begun = wait()
 
     return turn
+
+
+def peak_memory():
+    """Of this process, in bytes. On Linux not by getrusage, which begins with the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def prepared(images, steps, binarize):
+    """Yields x [steps, 100, ...] uint8, binarized anew each epoch or as it is, and noise [steps, 100, 20]; endless.
+
+    Over a fresh permutation each epoch. len(images) is a multiple of 100 steps.
+    """
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(len(images)).reshape(-1, steps, BATCH)
+        for rows in order:
+            x = images[rows]
+            if binarize:  # P(u < pixel) = pixel/255 for u uniform on 0..254
+                x = (rng.integers(0, 255, x.shape, np.uint8) < x).view(np.uint8)
+            yield x, rng.standard_normal((steps, BATCH, LATENT), dtype=np.float32)

@@ -1,4 +1,7 @@
-"""A disk that fills up: one line, exit code 1, the last good model intact, and no half file under its final name."""
+"""A disk that fills up, or files that may not be read: one line, exit code 1, the last good model intact.
+
+And no half file under its final name.
+"""
 
 import ctypes
 import errno
@@ -132,8 +135,10 @@ def test_what_may_not_be_read_is_named_and_left_alone(name, argv, trained):
     folder, run = trained
     before, mode = good(run), (run / name).stat().st_mode
     (run / name).chmod(0)
-    code, text = heard(give_up_the_rights_of_root, script, argv[0], folder, *DIGITS, *argv[1:])
-    (run / name).chmod(mode)
+    try:
+        code, text = heard(give_up_the_rights_of_root, script, argv[0], folder, *DIGITS, *argv[1:])
+    finally:
+        (run / name).chmod(mode)
     assert code == 1 and "Traceback" not in text and str(run) in text
     assert good(run) == before
 

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,9 @@ def mutants(whole, count):
 @pytest.mark.parametrize("name", ["idx", "idx.gz", "cifar10_batch", "cifar10_archive", "pickle", "cache"])
 def test_parser(name):
     pytest.importorskip("atheris")
-    command = [sys.executable, Path(__file__).with_name("fuzz.py"), name, str(INPUTS)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:  # in memory
+        command = [sys.executable, Path(__file__).with_name("fuzz.py"), name, str(INPUTS), folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and f"Done {INPUTS} runs" in done.stderr, done.stderr[-3000:]
 
 
