@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).parent
-ROUNDS, WARM_UPS = 7, 2
+ROUNDS, WARM_UPS = 5, 1
 PAUSE = 0.3  # seconds, for what a contender still prepares when its epoch is over
 LIMIT, OURS = "the limit", "this project"
 FLAT = {

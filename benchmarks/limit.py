@@ -150,7 +150,7 @@ def main():
     images = np.load(args.images)
     with config.tensorflow_environment():
         import tensorflow as tf
-    turn = start()
+    turn = start(epochs=1)
     flat_turns(tf, images, args.hidden_size, turn) if args.kind == "flat" else conv3_turns(tf, images, turn)
 
 
