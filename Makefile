@@ -35,7 +35,7 @@ style: .venv/installed  ## ruff's linter and formatter
 report: .venv/installed  ## train, evaluate and draw all of the report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(REPORT_FLAGS)
 
-benchmark: .venv/installed .venv-benchmark/installed  ## speed against PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes
+benchmark: .venv/installed .venv-benchmark/installed  ## speed against PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes, 8 GB, a C++ compiler
 	.venv-benchmark/bin/python benchmarks/run.py
 
 clean:  ## remove .venv and caches; data, checkpoints and pictures stay

@@ -24,10 +24,10 @@ HEAD = """# Benchmarks
 Written by `make benchmark` on {date}. {machine}
 
 An epoch is timed from its first step to its last, with its data prepared on the way (drawn anew each epoch), by NumPy
-on a thread where nothing else is said. All of a table work in turn, three epochs each, in processes of their own with as
-many threads as each likes: {warm_ups} round to warm up, then {rounds}, each beginning with another. Seconds are medians;
-ratios are medians of the rounds' ratios, so that a machine that changes its pace between rounds does not matter. ELBO:
-of the training images in the last of these epochs. Only ratios compare between machines."""
+on a thread where nothing else is said. All of a table work in turn, three epochs each, in processes of their own with
+as many threads as each likes: {warm_ups} round to warm up, then {rounds}, each beginning with another. Seconds are
+medians; ratios are medians of the rounds' ratios, so that a machine that changes its pace between rounds does not
+matter. ELBO: of the training images in the last of these epochs. Only ratios compare between machines."""
 TUNING = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")  # everyone at their own defaults
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")
 
