@@ -56,6 +56,7 @@ def take_turns(contenders, images, options=()):
                     process.stdin.flush()
                     epochs[name].append(json.loads(process.stdout.readline()))
                 except (BrokenPipeError, ValueError):  # ValueError: an empty line is no JSON
+                    process.communicate()
                     errors.seek(0)
                     print(f"{name} ended early and is left out:\n{errors.read()[-2000:]}", file=sys.stderr)
                     del processes[name], epochs[name]
