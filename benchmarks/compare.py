@@ -1,4 +1,4 @@
-"""This project, its peers and the limit, one epoch each in turn: medians of the rounds as Markdown tables."""
+"""This project, its peers and the limit, three epochs each in turn: medians of the rounds as Markdown tables."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What train.py does up to its first step, phase by phase, and a save: seconds as JSON.
+"""What train.py does to the end of its first epoch, phase by phase, and a save: seconds as JSON.
 
 python benchmarks/phases.py DATA_DIR FOLDER, with time.time() just before this process was started in BEGUN.
 """

@@ -1,4 +1,4 @@
-"""Start-up and the small things: phases up to the first step, whole processes, a save, memory with SVHN's size."""
+"""Start-up and the small things: phases of the first epoch, whole processes, a save, memory with SVHN's size."""
 
 import json
 import statistics
