@@ -1,53 +1,78 @@
 """Evaluates a trained model on the test set: ELBO, importance-sampled NLL, bits/dim, active units (metrics.json)."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import config
-
-CONV3_IMAGES, CONV3_SAMPLES, SAMPLES = 1000, 100, 5000  # conv3's decoder costs some 100 times the flat one's
+import cli
 
 
-@config.script
-def main(argv=None):
-    args = config.parse_args(argv, __doc__, config.EVALUATE_FLAGS)
-    with config.tensorflow_environment():
-        import datasets
-        from vae import evaluation, runs
+class Effort(NamedTuple):
+    """How much of the test set is evaluated (None: all of it), and with how many importance samples per image."""
+
+    num_images: int | None
+    num_samples: int
+
+
+# The decoder of conv3 costs some 100 times as much as a flat one.
+DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> None:
+    run = cli.open_trained_run(argv, __doc__, cli.EVALUATION_FLAGS)
+
     import tqdm
 
-    if args.list:
-        return print(runs.listing(args.checkpoints_dir))
-    model, flat = runs.restore_for(args), args.config.network == "mlp"
-    folder = args.checkpoints_dir / args.config.run_name
-    images = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified).test_images
-    images = images if flat else images[:CONV3_IMAGES]
-    num_samples = args.num_samples or (SAMPLES if flat else CONV3_SAMPLES)
+    from vae import evaluation, files, runs
+
+    effort = DEFAULT_EFFORT[run.args.config.network]
+    images = run.data.test_images[: effort.num_images]
+    num_samples = run.args.num_samples or effort.num_samples
     with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
-        metrics = evaluation.metrics(model, images, num_samples, bar.update)
-    facts = runs.read_facts(folder)
-    metrics |= {"epoch": model.epoch} | {name: facts[name] for name in ("data_verified", "versions")}
-    with runs.replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(table(metrics))
-    print(folder / "metrics.json")
+        metrics = evaluation.compute_metrics(run.model, images, num_samples, on_image=bar.update)
+
+    saved = runs.read_config(run.folder)
+    metrics["epoch"] = run.model.epoch
+    metrics["model"] = {"data_verified": saved.data_verified, "versions": saved.versions}
+    metrics["evaluation"] = {"data_verified": run.data.verified, "versions": runs.library_versions()}
+    path = run.folder / "metrics.json"
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    print(format_table(metrics))
+    print(path)
 
 
-def table(metrics):
-    """The metrics as lines for a person to read."""
+def format_table(metrics: dict[str, Any]) -> str:
+    """Returns the metrics as lines for a person to read."""
+    labels = {
+        "elbo": "ELBO",
+        "log_likelihood": "log-likelihood term",
+        "kl": "KL",
+        "nll": f"NLL, {metrics['num_samples']} importance samples",
+        "nll_of_q": f"the same, {metrics['num_samples_of_q']} of q(z|x) alone",
+    }
     lines = [f"epoch {metrics['epoch']}, {metrics['num_images']} test images, seed {metrics['seed']}"]
-    names = {"elbo": "ELBO", "log_likelihood": "log-likelihood term", "kl": "KL"}
-    names["nll"] = f"NLL, {metrics['num_samples']} importance samples"
-    names["nll_of_q"] = f"the same, {metrics['num_samples_of_q']} of q(z|x) alone"
-    for name, words in names.items():
-        if metrics[name]:
-            bits = metrics["bits_per_dim"].get(name)
-            lines.append(f"{words:34} {metrics[name]['mean']:10.2f} +- {metrics[name]['standard_error']:.2f} nats")
-            lines[-1] += "" if bits is None else f"   {bits:.3f} bits/dim"
-    if not metrics["nll"]:
-        lines.append("no NLL: the cross-entropy on grey intensities is no likelihood")
-    active = metrics["active_units"]
-    return "\n".join([*lines, f"{'active units':34} {len(active):10}    {' '.join(map(str, active))}"])
+    for name, label in labels.items():
+        if metrics[name] is not None:
+            lines.append(format_line(label, metrics[name], metrics["bits_per_dim"].get(name)))
+    if metrics["nll"] is None:
+        lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
+    active_units = metrics["active_units"]
+    numbers = " ".join(str(unit) for unit in active_units)
+    lines.append(f"{'active units':34} {len(active_units):10}    {numbers}")
+    return "\n".join(lines)
+
+
+def format_line(label: str, summary: dict[str, float], bits_per_dim: float | None) -> str:
+    """Returns the line for a mean over the test images, with its standard error."""
+    line = f"{label:34} {summary['mean']:10.2f} +- {summary['standard_error']:.2f} nats"
+    if bits_per_dim is not None:
+        line += f"   {bits_per_dim:.3f} bits/dim"
+    return line
 
 
 if __name__ == "__main__":

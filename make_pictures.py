@@ -1,46 +1,66 @@
 """Draws generated images, reconstructions and interpolations of a trained model (the report's section 4.4)."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import config
+import cli
 
-
-@config.script
-def main(argv=None):
-    args = config.parse_args(argv, __doc__, config.DRAW_FLAGS)
-    with config.tensorflow_environment():
-        import datasets
-        from vae import runs
-    if args.list:
-        return print(runs.listing(args.checkpoints_dir))
-    model = runs.restore_for(args)
-    data = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified)
-    draw(model, data.test_images, args.draw_seed, args.pictures_dir / args.config.run_name)
-
-
-def draw(model, test_images, draw_seed, folder):
+if TYPE_CHECKING:
     import numpy as np
 
-    from vae import evaluation, figures, latent, runs
-    from vae.model import generator
+    from vae.model import VAE
 
-    rng = generator(draw_seed, "draw")
-    noise = rng.standard_normal((10, 10, model.latent_dim), dtype=np.float32)
-    chosen = rng.permutation(len(test_images))[:20]
-    # Each image is encoded as it was prepared with the rest of the test set, as in the evaluation.
+NUM_GENERATED = (10, 10)  # rows, columns
+NUM_RECONSTRUCTED = 10  # images
+NUM_RECONSTRUCTIONS = 9  # of each image, beside the original
+NUM_PAIRS = 5
+NUM_INTERPOLATIONS = 5  # pairs of images
+NUM_STEPS = 20  # from one image of a pair to the other
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> None:
+    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS)
+    draw(run.model, run.data.test_images, run.args.draw_seed, run.pictures_folder)
+
+
+def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> None:
+    """Draws the four pictures of a model; draw_seed decides which test images and which z are in them."""
+    import numpy as np
+
+    from vae import evaluation, figures, latent, randomness
+
+    rng = randomness.generator(draw_seed, "draw")
+    noise = rng.standard_normal((*NUM_GENERATED, model.latent_dim), dtype=np.float32)
+    chosen = rng.permutation(len(test_images))[: NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS]
+    # An image is encoded as it was prepared with the rest of the test set, so that evaluation and pictures agree.
     x = evaluation.prepare_test(model.likelihood, test_images)[chosen]
     posterior = model.encode(x)
-    mean, std = posterior.mean.numpy(), np.exp(posterior.log_std.numpy())
+    mean = posterior.mean.numpy()
+    std = np.exp(posterior.log_std.numpy())
 
-    runs.save_picture(figures.image_grid(model.images(noise)), folder / "generated.png")
-    originals = test_images[chosen[:10], None] / np.float32(255)
-    samples = mean[:10, None] + std[:10, None] * noise[:, :9]
-    reconstructions = np.concatenate([originals, model.images(samples)], axis=1)
-    runs.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
-    pairs = reconstructions[:5, :2].swapaxes(0, 1)  # figure 6b: five images over a reconstruction of each
-    runs.save_picture(figures.image_grid(pairs), folder / "reconstruction_pairs.png")
-    paths = latent.interpolations(mean[10:15], mean[15:20], num_steps=20)
-    runs.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
+    # Figure 1a: z ~ N(0, I)
+    cli.save_picture(figures.image_grid(model.images(noise)), folder / "generated.png")
+
+    # Figure 1b: each row has a test image, then its reconstructions from z ~ q(z|x)
+    originals = test_images[chosen[:NUM_RECONSTRUCTED], None] / np.float32(255)
+    z = mean[:NUM_RECONSTRUCTED, None] + std[:NUM_RECONSTRUCTED, None] * noise[:, :NUM_RECONSTRUCTIONS]
+    reconstructions = np.concatenate([originals, model.images(z)], axis=1)
+    cli.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
+
+    # Figure 6b: a row of test images over a row of reconstructions
+    pairs = reconstructions[:NUM_PAIRS, :2].swapaxes(0, 1)
+    cli.save_picture(figures.image_grid(pairs), folder / "reconstruction_pairs.png")
+
+    # Figure 1c: from one posterior mean to another
+    first = mean[NUM_RECONSTRUCTED : NUM_RECONSTRUCTED + NUM_INTERPOLATIONS]
+    second = mean[NUM_RECONSTRUCTED + NUM_INTERPOLATIONS :]
+    paths = latent.interpolations(first, second, NUM_STEPS)
+    cli.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
 
 
 if __name__ == "__main__":

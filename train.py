@@ -1,59 +1,132 @@
 """Trains a VAE and saves it (the report's section 4.1)."""
 
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import config
+import cli
+from config import Config
 
-
-@config.script
-def main(argv=None):
-    args = config.parse_args(argv, __doc__, config.TRAIN_FLAGS)
-    with config.tensorflow_environment():
-        import datasets
-        from vae import runs
-    if args.list:
-        return print(runs.listing(args.checkpoints_dir))
-    with runs.Run(args.checkpoints_dir / args.config.run_name, args.overwrite) as run:
-        if not runs.wants_training(args, run.folder):
-            return 0
-        data = datasets.load(args.config.dataset, args.data_dir, args.allow_unverified)
-        if args.config.batch_size > (most := len(data.train_images)):
-            return config.refuse("batch_size", f"1 to {most} ({data.name}'s training images)", args.config.batch_size)
-        return train(args, data, run)
-
-
-def train(args, data, run):
-    """Trains up to args.config.num_epochs, saving on the way; returns the exit code."""
+if TYPE_CHECKING:
     import tqdm
 
-    from vae import evaluation, figures, runs, signals, training
+    from datasets import Dataset
+    from vae.runs import Run
+    from vae.training import HistoryRow
 
-    c, shape = args.config, data.train_images.shape[1:]
-    state = training.create_state(runs.build(c, shape), c.learning_rate)
-    run.restore(state, c)
-    evaluate, steps = evaluation.test_elbo(state.model, data.test_images), len(data.train_images) // c.batch_size
-    options = {"total": c.num_epochs * steps, "unit": "step", "disable": not sys.stderr.isatty()}
-    with signals.deferred() as received, tqdm.tqdm(initial=int(state.epoch) * steps, **options) as bar:
-        for row in training.fit(state, data.train_images, c.num_epochs, c.batch_size, c.seed, evaluate, bar.update):
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    args = cli.parse_args(argv, __doc__, cli.TRAINING_FLAGS)
+    with cli.tensorflow_environment():
+        import datasets
+        from vae import runs
+
+    cli.exit_if_list_is_wanted(args)
+    config = args.config
+    with runs.training_run(args.checkpoints_dir / config.run_name) as run:
+        if not cli.wants_training(args, run.folder):
+            return 0
+        data = datasets.load(config.dataset, args.data_dir, args.allow_unverified)
+        check_batch_size(config, data)
+        return train(args, run, data)
+
+
+def check_batch_size(config: Config, data: Dataset) -> None:
+    """Raises UsageError if a batch would need more images than the training set has."""
+    num_images = len(data.train_images)
+    if config.batch_size > num_images:
+        raise cli.UsageError(
+            f"argument --batch_size: takes 1 to {num_images} ({data.name}'s training images), got {config.batch_size}"
+        )
+
+
+def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
+    """Trains up to --num_epochs, saving on the way, and returns the exit code."""
+    from vae import evaluation, runs, signals, training
+
+    config = args.config
+    image_shape = data.train_images.shape[1:]
+    picture = args.pictures_dir / config.run_name / "learning_curves.png"
+    state = training.create_state(runs.build(config, image_shape), config.learning_rate)
+    test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    # The earlier model makes way only now that the data and the new model are ready.
+    if args.overwrite:
+        run.move_to_replaced()
+    else:
+        run.restore(state, config)
+
+    steps_per_epoch = len(data.train_images) // config.batch_size
+    with signals.deferred() as received, progress_bar(config, int(state.epoch), steps_per_epoch) as bar:
+        rows = training.fit(
+            state,
+            data.train_images,
+            num_epochs=config.num_epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            test_elbo=test_elbo,
+            on_steps=bar.update,
+        )
+        for row in rows:
+            # A signal may arrive at any moment: this epoch's decisions all depend on one look.
+            is_stopped = bool(received)
             run.history.append(row)
-            epoch, last, stop = row["epoch"], row["epoch"] == c.num_epochs, bool(received)
-            bar.set_description(f"epoch {epoch}/{c.num_epochs}", refresh=False)
-            bar.set_postfix_str(training.describe(row))
-            if last or run.due(epoch) or (stop and not run.replaces):
-                run.save(state, c, shape, data.verified)
-            if bar.disable and (last or stop or training.tests_at(epoch)):
-                print(f"epoch {epoch}/{c.num_epochs}: {training.describe(row)}", flush=True)
-            if stop:
+            is_last = is_stopped or row.epoch == config.num_epochs
+            if is_last or run.is_save_due(row.epoch):
+                run.save(state, config, image_shape, data_verified=data.verified)
+                draw_learning_curves(run.history, picture)
+            show_progress(bar, row, config.num_epochs, is_last)
+            if is_stopped:
                 break
-    if run.replaces:
-        print(f"stopped at epoch {epoch}, before the first save: the older model in {run.folder} is kept")
-        return 128 + received[0]
-    elbo = row["test_elbo"] if training.tests_at(epoch) else evaluate()
-    print(f"epoch {epoch}: test ELBO {evaluation.in_units(elbo, state.model)}; saved in {run.folder}")
-    runs.save_picture(figures.learning_curves(run.history), args.pictures_dir / c.run_name / "learning_curves.png")
-    if not last:
-        print(f"stopped early; to carry on: {config.command('train.py', c, args)} --restore True")
-        return 128 + received[0]
+
+    last_row = run.history[-1]
+    elbo = last_row.test_elbo if training.is_tested(last_row.epoch) else test_elbo()
+    print(f"epoch {last_row.epoch}: test ELBO {evaluation.format_elbo(elbo, state.model)}; saved in {run.folder}")
+    print(picture)
+    if last_row.epoch == config.num_epochs:
+        return 0
+    print(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
+    return 128 + received[0]
+
+
+def progress_bar(config: Config, epoch: int, steps_per_epoch: int) -> tqdm.tqdm:
+    """Returns the progress bar of a run that is at `epoch`. It is disabled if standard error is not a terminal."""
+    import tqdm
+
+    return tqdm.tqdm(
+        initial=epoch * steps_per_epoch,
+        total=config.num_epochs * steps_per_epoch,
+        unit="step",
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def show_progress(bar: tqdm.tqdm, row: HistoryRow, num_epochs: int, is_last: bool) -> None:
+    """Shows an epoch's numbers in the bar; without a bar it prints a line for each epoch with a test ELBO."""
+    from vae import training
+
+    progress = f"epoch {row.epoch}/{num_epochs}"
+    bar.set_description(progress, refresh=False)
+    bar.set_postfix_str(training.describe(row))
+    if bar.disable and (is_last or training.is_tested(row.epoch)):
+        print(f"{progress}: {training.describe(row)}", flush=True)
+
+
+def draw_learning_curves(history: list[HistoryRow], path: Path) -> None:
+    """Draws the learning curves, again with each save, so that a long run can be watched."""
+    from vae import figures, files
+
+    figure = figures.learning_curves(
+        epochs=[row.epoch for row in history],
+        train_elbo=[row.train_elbo for row in history],
+        test_elbo=[row.test_elbo for row in history],
+        train_kl=[row.train_kl for row in history],
+    )
+    files.save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Checkpoints on disk: epoch-<n>.index and its data file, each whole or not there, the newest few kept."""
+"""Checkpoints on disk: epoch-<n>.index and its data file, both complete or not there; the newest few are kept."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -9,104 +8,137 @@ from pathlib import Path
 
 import tensorflow as tf
 
-KEPT = 3
-NO_DAMAGE = (  # a lack of rights, memory or network says nothing of what is in a file
+NUM_KEPT = 3
+INDEX_SUFFIX = ".index"
+DATA_SUFFIX = ".data-00000-of-00001"
+
+# These errors say nothing about the file: permissions, memory or the network are in the way.
+NOT_DAMAGED = (
     tf.errors.PermissionDeniedError,
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
 )
-SUFFIXES = (".index", ".data-00000-of-00001")
+# TensorFlow's readers raise one of these for a file that is damaged, or that is not a checkpoint of this model.
+DAMAGED = (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError)
 
 
 class RunError(OSError):
-    """A run that is missing, damaged, in use, or in the way; the message says what to do."""
+    """A run that is missing, damaged, in use or in the way; the message says what to do."""
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """Yields a path to write to, which takes `path`'s place in one step if the block ends well.
+def epochs(folder: str | os.PathLike) -> list[int]:
+    """Returns the epochs that `folder` has a checkpoint of, in rising order.
 
-    Raises RunError with the path's name where the disk is full; what was there is still there then.
+    They are found by the names of the files alone, so that no other file can disagree. An index without data does not
+    count.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise RunError(f"could not write {path}: {error.strerror}") from None  # a failed write names no file
-    finally:
-        temporary.unlink(missing_ok=True)
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    names = {path.name for path in folder.iterdir()}
+    found = []
+    for name in names:
+        match = re.fullmatch(r"epoch-(\d+)\.index", name)
+        if match and f"epoch-{match[1]}{DATA_SUFFIX}" in names:
+            found.append(int(match[1]))
+    return sorted(found)
 
 
-def epochs(folder):
-    """The epochs that `folder` has a checkpoint of, rising; by the names of the files, so nothing else can disagree."""
-    names = {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
-    found = (re.fullmatch(r"epoch-(\d+)\.index", name) for name in names)
-    return sorted(int(match[1]) for match in found if match and f"epoch-{match[1]}{SUFFIXES[1]}" in names)
+def checkpoint_path(folder: str | os.PathLike, epoch: int) -> Path:
+    """Returns the path of a checkpoint without the suffixes of its two files."""
+    return Path(folder, f"epoch-{epoch}")
 
 
-def write(state, folder, epoch):
-    """Adds a checkpoint of `state` (a tf.train.Checkpoint) and removes all but the newest KEPT.
+def checkpoint_files(folder: str | os.PathLike, epoch: int) -> list[Path]:
+    """Returns the two files of a checkpoint, the index first: without an index there is no checkpoint."""
+    path = checkpoint_path(folder, epoch)
+    return [path.with_name(path.name + suffix) for suffix in (INDEX_SUFFIX, DATA_SUFFIX)]
 
-    TensorFlow writes into a folder aside; the data file is moved in first, and the index, which is what makes it a
-    checkpoint, last.
+
+def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> None:
+    """Adds a checkpoint of `state` to `folder`, and removes all but the newest NUM_KEPT.
+
+    TensorFlow writes into a temporary folder. The data file is moved in first and the index last, since the index makes
+    it a checkpoint. Raises RunError if it cannot be written.
     """
-    aside = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
+    temporary = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
     try:
-        state.write(str(aside / f"epoch-{epoch}"))
-        for path in sorted(aside.iterdir()):  # ".data" sorts before ".index"
+        state.write(str(checkpoint_path(temporary, epoch)))
+        for path in sorted(temporary.iterdir()):  # ".data" sorts before ".index"
             os.replace(path, Path(folder, path.name))
     except tf.errors.OpError as error:
         raise RunError(f"could not write a checkpoint into {folder}: {error.message}") from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    for old in epochs(folder)[:-KEPT]:
-        for suffix in SUFFIXES:
-            _named(folder, old).with_suffix(suffix).unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old_epoch in epochs(folder)[:-NUM_KEPT]:
+        for path in checkpoint_files(folder, old_epoch):
+            path.unlink(missing_ok=True)
 
 
-def restore(state, folder, partial=False):
-    """Fills `state` from the newest checkpoint that can be read, and returns its epoch; says which could not be.
+def restore(state: tf.train.Checkpoint, folder: str | os.PathLike, partial: bool = False) -> int:
+    """Fills `state` from the newest checkpoint that can be read, and returns its epoch.
 
-    partial: take only what `state` has (the model without the optimizer). TensorFlow checks a checksum of every tensor
-    it reads. A checkpoint that was pruned while it was read is no damage: there is a newer one then.
+    TensorFlow verifies a checksum of every tensor that it reads. A damaged checkpoint is passed over for the one before
+    it, with a message. With `partial`, only what `state` has is restored: the model without the optimizer, say. Raises
+    RunError if no checkpoint can be read, or if the newest one cannot be read for a reason that is not damage.
     """
-    reasons = {}
-    while left := [epoch for epoch in epochs(folder) if epoch not in reasons]:
+    reasons: dict[int, str] = {}
+    while True:
+        # The list is read again each time: a trainer may have removed a checkpoint while it was being read, which is no
+        # damage. There is a newer one then.
+        candidates = [epoch for epoch in epochs(folder) if epoch not in reasons]
+        if not candidates:
+            raise RunError(describe_unreadable(folder, reasons))
+        newest = candidates[-1]
         try:
-            _read(state, folder, left[-1], partial)
-        except NO_DAMAGE as error:
-            raise RunError(f"{_named(folder, left[-1])} cannot be read: {error.message}") from None
-        except (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError) as error:
-            reasons[left[-1]] = str(error).rsplit("}} ", 1)[-1]  # what comes before names TensorFlow's own functions
+            read(state, folder, newest, partial)
+        except NOT_DAMAGED as error:
+            raise RunError(f"{checkpoint_path(folder, newest)} cannot be read: {error.message}") from None
+        except DAMAGED as error:
+            # What comes before "}} " names TensorFlow's own functions.
+            reasons[newest] = str(error).rsplit("}} ", maxsplit=1)[-1]
             continue
-        for epoch in reasons.keys() & set(epochs(folder)):
-            print(f"{_named(folder, epoch)} cannot be read ({reasons[epoch]}): epoch {left[-1]} is taken instead")
-        return left[-1]
-    listed = "".join(f"\n{_named(folder, epoch)} cannot be read: {reason}" for epoch, reason in reasons.items())
-    raise RunError(f"no checkpoint in {folder} can be read{listed}\nto train it anew: --overwrite")
+        report_passed_over(folder, reasons, newest)
+        return newest
 
 
-def _read(state, folder, epoch, partial):
+def read(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int, partial: bool) -> None:
+    """Fills `state` from one checkpoint. See restore."""
     with tempfile.TemporaryDirectory() as scratch:
-        # TensorFlow's reader takes the path for a glob pattern: a folder called runs[1] would not be found.
-        Path(scratch, "run").symlink_to(Path(folder).resolve(), target_is_directory=True)
-        status = state.read(str(Path(scratch, "run", f"epoch-{epoch}")))
-    status.expect_partial().assert_existing_objects_matched() if partial else status.assert_consumed()
+        # TensorFlow's reader takes the path for a glob pattern, and would not find a folder called runs[1]. A link with
+        # a plain name leads there.
+        link = Path(scratch, "run")
+        link.symlink_to(Path(folder).resolve(), target_is_directory=True)
+        status = state.read(str(checkpoint_path(link, epoch)))
+    if partial:
+        status.expect_partial().assert_existing_objects_matched()
+    else:
+        status.assert_consumed()
 
 
-def _named(folder, epoch):
-    return Path(folder, f"epoch-{epoch}")
+def report_passed_over(folder: str | os.PathLike, reasons: dict[int, str], restored_epoch: int) -> None:
+    """Tells the user which checkpoints are damaged, and which one was restored instead."""
+    still_present = epochs(folder)
+    for epoch, reason in reasons.items():
+        if epoch in still_present:
+            path = checkpoint_path(folder, epoch)
+            print(f"{path} cannot be read ({reason}): epoch {restored_epoch} is restored instead")
 
 
-def set_aside(folder, epoch):
-    """Renames the checkpoints newer than `epoch`, which could not be read, so that nobody takes them for any."""
-    for newer in (n for n in epochs(folder) if n > epoch):
-        for path in (_named(folder, newer).with_suffix(suffix) for suffix in SUFFIXES):
-            path.rename(path.with_name(f"damaged-{path.name}"))
+def describe_unreadable(folder: str | os.PathLike, reasons: dict[int, str]) -> str:
+    """Returns the error for a folder in which no checkpoint can be read."""
+    lines = [f"no checkpoint in {folder} can be read"]
+    for epoch, reason in reasons.items():
+        lines.append(f"{checkpoint_path(folder, epoch)} cannot be read: {reason}")
+    lines.append("to train it again from scratch: --overwrite")
+    return "\n".join(lines)
+
+
+def set_damaged_aside(folder: str | os.PathLike, restored_epoch: int) -> None:
+    """Renames the checkpoints newer than the restored one, so that no one mistakes them for good ones."""
+    for epoch in epochs(folder):
+        if epoch > restored_epoch:
+            for path in checkpoint_files(folder, epoch):
+                path.rename(path.with_name(f"damaged-{path.name}"))

@@ -1,84 +1,110 @@
 """The report's figures: arrays in, Matplotlib Figure out. Nothing here shows or saves one."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from vae.latent import LatentPlane
+
 DPI = 100
+NUM_CLASSES = 10
 
 
-def image_grid(images, line_after=None, zoom=2):
-    """Pictures edge to edge, no axes (figures 1a-c and 5-8). images: [rows, columns, h, w, c] in [0, 1], c 1 or 3.
+def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2) -> Figure:
+    """Draws pictures edge to edge, without axes (figures 1a to 1c and 5 to 8).
 
-    line_after: draw a red line after that many columns. zoom: screen pixels an image pixel.
+    images: [rows, columns, h, w, c] in [0, 1], where c is 1 or 3. line_after: the number of columns before a red line.
+    zoom: screen pixels per image pixel.
     """
     rows, columns, height, width, channels = images.shape
+    # [rows, columns, h, w, c] -> [rows, h, columns, w, c] -> one sheet [rows h, columns w, c], in bytes and in colour
     sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-    sheet = np.rint(np.broadcast_to(sheet, (*sheet.shape[:2], 3)) * 255).astype(np.uint8)
-    size = (columns * width * zoom / DPI, rows * height * zoom / DPI)
-    figure = Figure(figsize=size, dpi=DPI)
+    sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
+    sheet = np.rint(sheet * 255).astype(np.uint8)
+
+    size_in_inches = (columns * width * zoom / DPI, rows * height * zoom / DPI)
+    figure = Figure(figsize=size_in_inches, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.imshow(sheet, interpolation="nearest")
-    if line_after:
+    if line_after is not None:
         axes.axvline(line_after * width - 0.5, color="red", linewidth=2)
     return figure
 
 
-def learning_curves(history):
-    """Train and test ELBO, and the KL, by epoch. history: dicts with the columns of history.csv."""
-    epochs, train, test, kl = (
-        np.array([row[name] for row in history]) for name in ("epoch", "train_elbo", "test_elbo", "train_kl")
-    )
+def learning_curves(
+    epochs: Sequence[int], train_elbo: Sequence[float], test_elbo: Sequence[float], train_kl: Sequence[float]
+) -> Figure:
+    """Draws training and test ELBO, and the KL, by epoch, in nats. The test ELBO is NaN where it was not measured."""
     figure = Figure(figsize=(10, 4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, train, label="train")
-    tested = np.isfinite(test)
-    left.plot(epochs[tested], test[tested], marker=".", label="test")
-    shown = np.concatenate([train, test[tested]])
-    low, high = np.quantile(shown, 0.1 if len(shown) > 20 else 0), shown.max()  # the first epochs would hide the rest
-    left.set_ylim(low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
+    is_tested = np.isfinite(test_elbo)
+    tested_epochs = np.asarray(epochs)[is_tested]
+    tested_elbo = np.asarray(test_elbo)[is_tested]
+    left.plot(epochs, train_elbo, label="train")
+    left.plot(tested_epochs, tested_elbo, marker=".", label="test")
+    left.set_ylim(*elbo_limits(np.concatenate([train_elbo, tested_elbo])))
     left.legend()
-    right.plot(epochs, kl)
-    for axes, label in ((left, "ELBO (nats)"), (right, "KL(q(z|x) || p(z)), training (nats)")):
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.grid(True)
+    right.plot(epochs, train_kl)
+    label_curves(left, "ELBO (nats)")
+    label_curves(right, "KL(q(z|x) || p(z)), training (nats)")
     return figure
 
 
-def latent_maps(panels):
-    """Points of the latent space, a dot an image, one panel beside the other (figures 2 and 3).
+def elbo_limits(elbos: np.ndarray) -> tuple[float, float]:
+    """Returns the limits of the ELBO's axis. They leave out the first epochs, which would hide all that follows."""
+    low = np.quantile(elbos, 0.1) if len(elbos) > 20 else elbos.min()
+    high = elbos.max()
+    margin = 0.05 * (high - low) + 1e-3
+    return low - margin, high + margin
 
-    panels: a list of (points [n, 2], labels [n] or None, title, (x label, y label)). Labels are digits or classes
-    0..9; without any, points are coloured by their place in the test set (Frey Faces: by frame).
+
+def label_curves(axes: Axes, y_label: str) -> None:
+    """Labels the axes of a curve over epochs."""
+    axes.set(xlabel="epoch", ylabel=y_label)
+    axes.grid(True)
+
+
+def latent_maps(planes: Sequence[LatentPlane], labels: np.ndarray | None) -> Figure:
+    """Draws points of the latent space, one dot per image, in panels side by side (figures 2 and 3).
+
+    The panels show the same images, in different models. labels: [n], digits or classes 0..9. Without labels the dots
+    are coloured by their place in the test set; for Frey Faces that is the order of the video.
     """
-    figure = Figure(figsize=(7.5 * len(panels), 6), dpi=DPI, layout="constrained")
-    for axes, (points, labels, title, (xlabel, ylabel)) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        style = {"s": 6, "linewidths": 0}
+    figure = Figure(figsize=(7.5 * len(planes), 6), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(planes), squeeze=False)[0]
+    for axes, plane in zip(panels, planes, strict=True):
+        x, y = plane.points.T
         if labels is None:
-            dots = axes.scatter(*points.T, c=np.arange(len(points)), cmap="viridis", **style)
+            dots = axes.scatter(x, y, s=6, linewidths=0, c=np.arange(len(x)), cmap="viridis")
             figure.colorbar(dots, ax=axes, label="place in the test set (no labels)")
         else:
-            cmap = ListedColormap([f"C{i}" for i in range(10)])
-            dots = axes.scatter(*points.T, c=labels, cmap=cmap, vmin=-0.5, vmax=9.5, **style)
-            figure.colorbar(dots, ax=axes, ticks=range(10))
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+            colours = ListedColormap([f"C{label}" for label in range(NUM_CLASSES)])
+            limits = {"vmin": -0.5, "vmax": NUM_CLASSES - 0.5}
+            dots = axes.scatter(x, y, s=6, linewidths=0, c=labels, cmap=colours, **limits)
+            figure.colorbar(dots, ax=axes, ticks=range(NUM_CLASSES))
+        axes.set(title=plane.title, xlabel=plane.x_label, ylabel=plane.y_label)
         axes.set_axisbelow(True)
         axes.grid(True)
     return figure
 
 
-def singular_values(values, shares):
-    """Two bar charts over 1..L, a value on each bar: singular values, and their running share (figure 4)."""
+def singular_values(values: np.ndarray, shares: np.ndarray) -> Figure:
+    """Draws the singular values and their running share, [L] each: two bar charts, a value on each bar (figure 4)."""
     figure = Figure(figsize=(max(6, 0.55 * len(values) + 2), 8), dpi=DPI, layout="constrained")
-    titles = ("Singular values of the latent means", "Running share of the sum of the singular values")
-    for axes, heights, form, title in zip(
-        figure.subplots(2, 1), (values, shares), ("{:.1f}", "{:.3f}"), titles, strict=True
-    ):
-        bars = axes.bar(np.arange(1, len(heights) + 1), heights)
-        axes.bar_label(bars, [form.format(height) for height in heights], fontsize=8)
-        axes.set(title=title, xticks=np.arange(1, len(heights) + 1))
-        axes.margins(y=0.1)
+    upper, lower = figure.subplots(2, 1)
+    draw_bars(upper, values, "{:.1f}", "Singular values of the latent means")
+    draw_bars(lower, shares, "{:.3f}", "Running share of the sum of the singular values")
     return figure
+
+
+def draw_bars(axes: Axes, heights: np.ndarray, label_format: str, title: str) -> None:
+    """Draws bars over 1..L, with a label on each."""
+    numbers = np.arange(1, len(heights) + 1)
+    bars = axes.bar(numbers, heights)
+    axes.bar_label(bars, [label_format.format(height) for height in heights], fontsize=8)
+    axes.set(title=title, xticks=numbers)
+    axes.margins(y=0.1)

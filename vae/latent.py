@@ -1,31 +1,55 @@
 """The latent space in NumPy: PCA, singular values, and the points that pictures are decoded from."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
 
-def principal_components(means):
-    """The projection of means [n, L >= 2] onto their first two principal components, [n, 2] (figure 3)."""
+class LatentPlane(NamedTuple):
+    """Points in a plane of the latent space, [n, 2], and what the plane and its axes are called."""
+
+    points: np.ndarray
+    title: str
+    x_label: str
+    y_label: str
+
+
+def project_to_plane(means: np.ndarray) -> LatentPlane:
+    """Returns means [n, L >= 2] in the plane to draw them in: their own for L = 2, else that of their PCA."""
+    latent_dim = means.shape[1]
+    if latent_dim == 2:
+        return LatentPlane(means, "Means of q(z|x), 2 latents", "z1", "z2")
+    title = f"PCA of the means of q(z|x), {latent_dim} latents"
+    return LatentPlane(principal_components(means), title, "component 1", "component 2")
+
+
+def principal_components(means: np.ndarray) -> np.ndarray:
+    """Returns the projection of means [n, L >= 2] onto their first two principal components, [n, 2] (figure 3)."""
     return PCA(2, svd_solver="full").fit_transform(means)
 
 
-def singular_values(means):
-    """The singular values of Z = means [n, L], falling, and the running share of their sum, each [L] (figure 4)."""
+def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the singular values of Z = means [n, L], falling, and their running share, [L] each (figure 4).
+
+    The running share is the sum of the singular values so far over the sum of all.
+    """
     values = np.linalg.svd(means, compute_uv=False)
     return values, np.cumsum(values) / values.sum()
 
 
-def interpolations(z1, z2, num_steps):
-    """alpha z1 + (1 - alpha) z2 with alpha from 0 to 1, [n, num_steps, L], for z1 and z2 [n, L] (figure 1c)."""
+def interpolations(z1: np.ndarray, z2: np.ndarray, num_steps: int) -> np.ndarray:
+    """Returns alpha z1 + (1 - alpha) z2 for alpha from 0 to 1, [n, num_steps, L], with z1 and z2 [n, L] (figure 1c)."""
     alpha = np.linspace(0, 1, num_steps, dtype=np.float32)[:, None]
     return alpha * z1[:, None] + (1 - alpha) * z2[:, None]
 
 
-def quantile_grid(size):
-    """A size x size grid over the quantiles 1/(2 size), ... of N(0, I) in two dimensions, [size, size, 2].
+def quantile_grid(size: int) -> np.ndarray:
+    """Returns a grid of points in two dimensions, [size, size, 2], in equal steps of probability under N(0, I).
 
-    Equal steps of probability, as in Kingma & Welling 2014, figure 4; the second coordinate grows upwards.
+    Its lines are at the quantiles 1/(2 size), 3/(2 size), ... (Kingma & Welling 2014, figure 4). The second coordinate
+    grows upwards.
     """
     quantiles = norm.ppf((np.arange(size) + 0.5) / size).astype(np.float32)
     first, second = np.meshgrid(quantiles, quantiles[::-1])

@@ -1,61 +1,64 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082).
 
 q(z|x) = N(mean(x), diag exp(log_std(x))^2)      p(z) = N(0, I)      p(x|z): one of vae.likelihoods
+
+Symbols: L is the number of latents, d = h w c the number of an image's pixels, P the decoder outputs per pixel.
 """
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from vae.likelihoods import LIKELIHOODS
+from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import NETWORKS
+from vae.randomness import seed_sequence
 
-# Where random numbers go. Each purpose (and epoch) has a stream of its own, so that an epoch's draws depend on the
-# seed and its number alone. Never reorder: a purpose's place in this tuple is part of its stream's key.
-PURPOSES = ("weights", "order", "prepare", "noise", "test_prepare", "test_noise", "draw", "importance")
-
-
-def seed_sequence(seed, purpose, index=0):
-    return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), index))
-
-
-def generator(seed, purpose, index=0):
-    """The NumPy generator for one purpose, e.g. ("noise", epoch)."""
-    return np.random.default_rng(seed_sequence(seed, purpose, index))
+MAX_LAYERS = 16  # Seeds are made for this many layers, whatever the network, so that none depends on their number.
 
 
 class Posterior(NamedTuple):
-    """q(z|x), a diagonal Gaussian: mean and log standard deviation, each [batch, L]."""
+    """q(z|x), a diagonal Gaussian: its mean and log standard deviation, [batch, L] each."""
 
     mean: tf.Tensor
     log_std: tf.Tensor
 
-    def sample(self, noise):
-        """z = mean + std * noise for noise ~ N(0, I) (Kingma & Welling 2014, section 2.4), [batch, L]."""
+    def sample(self, noise: tf.Tensor) -> tf.Tensor:
+        """Returns z = mean + std * noise, [batch, L], for noise ~ N(0, I) (Kingma & Welling 2014, section 2.4)."""
         return self.mean + tf.exp(self.log_std) * noise
 
-    def kl(self):
-        """KL(q(z|x) || p(z)) = 1/2 sum(mean^2 + std^2 - 1 - 2 log std) (ibid., appendix B), [batch] nats."""
+    def kl(self) -> tf.Tensor:
+        """Returns KL(q(z|x) || p(z)) = 1/2 sum(mean^2 + std^2 - 1 - 2 log std), [batch] nats (ibid., appendix B)."""
         return 0.5 * tf.reduce_sum(self.mean**2 + tf.exp(2 * self.log_std) - 1 - 2 * self.log_std, axis=-1)
 
 
 class Elbo(NamedTuple):
-    """The evidence lower bound's two terms for each example, [batch] nats: a one-sample log p(x|z), and the KL."""
+    """The two terms of the evidence lower bound, [batch] nats each: log p(x|z) for one sample of z, and the KL."""
 
     log_likelihood: tf.Tensor
     kl: tf.Tensor
 
     @property
-    def value(self):
-        """log p(x) >= E_q[log p(x|z)] - KL(q(z|x) || p(z)) (ibid., eq. 3), [batch] nats; maximised."""
+    def value(self) -> tf.Tensor:
+        """E_q[log p(x|z)] - KL(q(z|x) || p(z)) <= log p(x), [batch] nats; it is maximised (ibid., equation 3)."""
         return self.log_likelihood - self.kl
 
 
 class VAE(tf.Module):
-    """Encoder, decoder and likelihood of images of `image_shape` (h, w, c), flattened to d = h w c; epochs trained."""
+    """An encoder, a decoder and a likelihood for images of `image_shape` (h, w, c).
 
-    def __init__(self, encoder, decoder, likelihood, image_shape, jit_compile):
+    `epoch` is the number of epochs that the model was trained for. `jit_compile` says whether XLA compiles it well.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        likelihood: Likelihood,
+        image_shape: tuple[int, ...],
+        jit_compile: bool,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -66,37 +69,53 @@ class VAE(tf.Module):
         self.epoch = 0
 
     @property
-    def trainable_variables(self):
-        """The weights of encoder and decoder (tf.Module alone does not find those of Keras layers)."""
+    def trainable_variables(self) -> list:
+        """The weights of encoder and decoder. tf.Module alone does not find those of Keras layers."""
         return [*self.encoder.trainable_variables, *self.decoder.trainable_variables]
 
-    def encode(self, x):
-        """q(z|x) for x [batch, d] as the likelihood's `prepare` made it."""
-        x = self.likelihood.encoder_input(tf.cast(x, tf.float32))
-        mean, log_std = tf.split(self.encoder(x), 2, axis=-1)
+    def encode(self, x: tf.Tensor) -> Posterior:
+        """Returns q(z|x) for x, [batch, d], which the likelihood's `prepare` made."""
+        encoder_input = self.likelihood.encoder_input(tf.cast(x, tf.float32))
+        mean, log_std = tf.split(self.encoder(encoder_input), 2, axis=-1)
         return Posterior(mean, log_std)
 
-    def decode(self, z):
-        """The parameters of p(x|z), [batch, d, num_params], for z [batch, L]."""
+    def decode(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns the parameters of p(x|z), [batch, d, P], for z, [batch, L]."""
         return self.decoder(z)
 
-    def elbo(self, x, noise):
-        """The Elbo of x [batch, d] with one sample of z a row, from noise [batch, L] ~ N(0, I)."""
+    def elbo(self, x: tf.Tensor, noise: tf.Tensor) -> Elbo:
+        """Returns the Elbo of x, [batch, d], with one sample of z per row, made of noise [batch, L] ~ N(0, I)."""
         x = tf.cast(x, tf.float32)
         posterior = self.encode(x)
         z = posterior.sample(noise)
         return Elbo(self.likelihood.log_prob(x, self.decode(z)), posterior.kl())
 
-    def images(self, z):
-        """The pictures of z [..., L], say a grid: NumPy [..., h, w, c] in [0, 1]."""
-        images = self.likelihood.image(self.decode(z.reshape(-1, z.shape[-1]))).numpy()
+    def images(self, z: np.ndarray) -> np.ndarray:
+        """Returns the pictures of z, [..., L], a grid for example: float32 [..., h, w, c] in [0, 1]."""
+        rows = z.reshape(-1, z.shape[-1])
+        images = self.likelihood.image(self.decode(rows)).numpy()
         return images.reshape(*z.shape[:-1], *self.image_shape)
 
 
-def create(network, likelihood, image_shape, latent_dim, hidden_size, activation, seed):
-    """A VAE with fresh weights, its network and likelihood by name; the same seed gives the same weights."""
-    network, likelihood = NETWORKS[network], LIKELIHOODS[likelihood]
-    seeds = seed_sequence(seed, "weights").generate_state(16)
-    shape = tuple(int(n) for n in image_shape)
-    encoder, decoder = network.build(shape, latent_dim, likelihood.num_params, hidden_size, activation, seeds)
-    return VAE(encoder, decoder, likelihood, shape, network.jit_compile)
+def create(
+    network: str,
+    likelihood: str,
+    image_shape: tuple[int, ...],
+    latent_dim: int,
+    hidden_size: int,
+    activation: str,
+    seed: int,
+) -> VAE:
+    """Returns a VAE with fresh weights; network and likelihood are given by name. Equal seeds give equal weights."""
+    chosen_network = NETWORKS[network]
+    chosen_likelihood = LIKELIHOODS[likelihood]
+    layer_seeds = seed_sequence(seed, "weights").generate_state(MAX_LAYERS)
+    encoder, decoder = chosen_network.build(
+        image_shape=image_shape,
+        latent_dim=latent_dim,
+        num_params=chosen_likelihood.num_params,
+        hidden_size=hidden_size,
+        activation=activation,
+        seeds=iter(layer_seeds),
+    )
+    return VAE(encoder, decoder, chosen_likelihood, image_shape, chosen_network.jit_compile)

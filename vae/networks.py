@@ -1,98 +1,140 @@
 """Encoder and decoder networks: shapes, no probabilities.
 
-A builder takes image_shape (h, w, c), latent_dim L, num_params P, hidden_size, activation and one seed a layer, and
-returns (encoder, decoder), Keras models with d = h w c:
+A builder takes the image shape (h, w, c), the latent size L, the decoder outputs per pixel P, the size of the hidden
+layers, the activation's name and an iterator of seeds, one per layer. It returns (encoder, decoder), Keras models with
+d = h w c:
 
     encoder [batch, d] -> [batch, 2L]        decoder [batch, L] -> [batch, d, P]
 
-Weights are Glorot uniform ("Xavier": Glorot & Bengio 2010), biases zero.
+Weights are Glorot uniform ("Xavier": Glorot & Bengio 2010), biases are zero.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import keras
 from keras import layers
 
-CONV3 = ((32, 3), (64, 7), (128, 5))  # the report's section 2: feature maps and filter size of each layer
+CONV3_FILTERS = (32, 64, 128)  # the feature maps of each convolution (the report, section 2)
+CONV3_KERNELS = (3, 7, 5)  # and the width of its filters
 
 
-def _glorot(seeds):
-    """The next layer's initializer; equal integer seeds would give layers of one shape equal kernels."""
+def glorot_uniform(seeds: Iterator[int]) -> keras.initializers.Initializer:
+    """Returns the initializer of the next layer. Two layers of one shape need two seeds, or they get equal weights."""
     return keras.initializers.GlorotUniform(seed=int(next(seeds)))
 
 
-def mlp(image_shape, latent_dim, num_params, hidden_size, activation, seeds):
-    """The report's simple network: d -> H -> H -> 2L, and L -> H -> H -> d P."""
-    d, seeds = math.prod(image_shape), iter(seeds)
+def build_flat(
+    image_shape: tuple[int, ...],
+    latent_dim: int,
+    num_params: int,
+    hidden_size: int,
+    activation: str,
+    seeds: Iterator[int],
+) -> tuple[keras.Model, keras.Model]:
+    """Builds the report's simple network: d -> H -> H -> 2L, and L -> H -> H -> d P."""
+    d = math.prod(image_shape)
 
-    def stack(num_inputs, num_outputs):
+    def dense_layers(num_inputs: int, num_outputs: int) -> list:
         return [
             keras.Input((num_inputs,)),
-            layers.Dense(hidden_size, activation, kernel_initializer=_glorot(seeds)),
-            layers.Dense(hidden_size, activation, kernel_initializer=_glorot(seeds)),
-            layers.Dense(num_outputs, kernel_initializer=_glorot(seeds)),
+            layers.Dense(hidden_size, activation, kernel_initializer=glorot_uniform(seeds)),
+            layers.Dense(hidden_size, activation, kernel_initializer=glorot_uniform(seeds)),
+            layers.Dense(num_outputs, kernel_initializer=glorot_uniform(seeds)),
         ]
 
-    encoder = keras.Sequential(stack(d, 2 * latent_dim))
-    # Each parameter's d values lie together in memory: XLA's loops over them run faster than over [d, P] strides.
-    outputs = [layers.Reshape((num_params, d)), layers.Permute((2, 1))]
-    decoder = keras.Sequential([*stack(latent_dim, d * num_params), *outputs])
+    encoder = keras.Sequential(dense_layers(d, 2 * latent_dim))
+    # The d values of each parameter lie together in memory. XLA's loops over them are faster than over strides of P.
+    by_pixel = [layers.Reshape((num_params, d)), layers.Permute((2, 1))]
+    decoder = keras.Sequential([*dense_layers(latent_dim, d * num_params), *by_pixel])
     return encoder, decoder
 
 
-def conv3(image_shape, latent_dim, num_params, hidden_size, activation, seeds):
-    """The report's convolutional network; the decoder mirrors it to the very sizes the encoder saw.
+def build_conv3(
+    image_shape: tuple[int, ...],
+    latent_dim: int,
+    num_params: int,
+    hidden_size: int,
+    activation: str,
+    seeds: Iterator[int],
+) -> tuple[keras.Model, keras.Model]:
+    """Builds the report's convolutional network; the decoder mirrors the encoder. `hidden_size` is not used.
 
-    Three times convolution, activation, 2x2 max-pool (odd sizes round up), then one dense layer; the decoder is a
-    dense layer, then three transposed convolutions of stride 2. `hidden_size` has no part in it.
+    The encoder has three times convolution, 2x2 max-pooling (odd sizes round up) and activation, then a dense layer.
+    The decoder has a dense layer, then three transposed convolutions of stride 2, to exactly the sizes that the encoder
+    saw.
     """
-    seeds = iter(seeds)
-    sizes = [image_shape[:2]]  # (h, w) before each pool, and after the last
+    sizes = pooled_sizes(image_shape[:2], num_pools=len(CONV3_FILTERS))
+    smallest_shape = (*sizes[-1], CONV3_FILTERS[-1])
     encoder = [keras.Input((math.prod(image_shape),)), layers.Reshape(image_shape)]
-    for filters, kernel in CONV3:
-        convolution = layers.Conv2D(filters, kernel, padding="same", kernel_initializer=_glorot(seeds))
-        # config.ACTIVATIONS are monotonic, so the pool may come first: the same numbers from a quarter of the work
-        encoder += [convolution, layers.MaxPooling2D(2, padding="same"), layers.Activation(activation)]
-        sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
-    encoder += [layers.Flatten(), layers.Dense(2 * latent_dim, kernel_initializer=_glorot(seeds))]
+    for filters, kernel in zip(CONV3_FILTERS, CONV3_KERNELS, strict=True):
+        encoder.append(layers.Conv2D(filters, kernel, padding="same", kernel_initializer=glorot_uniform(seeds)))
+        # The activations of config.py are monotonic, so pooling first gives the same numbers for a quarter of the work.
+        encoder.append(layers.MaxPooling2D(2, padding="same"))
+        encoder.append(layers.Activation(activation))
+    encoder.append(layers.Flatten())
+    encoder.append(layers.Dense(2 * latent_dim, kernel_initializer=glorot_uniform(seeds)))
 
-    smallest = (*sizes[-1], CONV3[-1][0])
-    decoder = [
-        keras.Input((latent_dim,)),
-        layers.Dense(math.prod(smallest), activation, kernel_initializer=_glorot(seeds)),
-        layers.Reshape(smallest),
-    ]
-    outputs = [CONV3[1][0], CONV3[0][0], image_shape[2] * num_params]
-    activations = [activation, activation, None]
-    kernels = [kernel for _, kernel in reversed(CONV3)]
-    stages = zip(outputs, kernels, activations, sizes[:0:-1], sizes[-2::-1], strict=True)
-    for filters, kernel, act, small, target in stages:
-        # "same" padding with stride 2 gives 2n - 1 pixels an axis, and output_padding the rest
-        padding = tuple(t - (2 * n - 1) for n, t in zip(small, target, strict=True))
-        options = {"strides": 2, "padding": "same", "output_padding": padding, "activation": act}
-        decoder.append(layers.Conv2DTranspose(filters, kernel, **options, kernel_initializer=_glorot(seeds)))
+    decoder = [keras.Input((latent_dim,))]
+    decoder.append(layers.Dense(math.prod(smallest_shape), activation, kernel_initializer=glorot_uniform(seeds)))
+    decoder.append(layers.Reshape(smallest_shape))
+    outputs = (CONV3_FILTERS[1], CONV3_FILTERS[0], image_shape[2] * num_params)
+    activations = (activation, activation, None)
+    for stage, kernel in enumerate(reversed(CONV3_KERNELS)):
+        decoder.append(
+            layers.Conv2DTranspose(
+                outputs[stage],
+                kernel,
+                strides=2,
+                padding="same",
+                output_padding=transposed_padding(sizes[-1 - stage], sizes[-2 - stage]),
+                activation=activations[stage],
+                kernel_initializer=glorot_uniform(seeds),
+            )
+        )
     decoder.append(layers.Reshape((math.prod(image_shape), num_params)))
     return keras.Sequential(encoder), keras.Sequential(decoder)
 
 
-def multiply_adds(network):
-    """Multiply-adds of one example's forward pass through a Keras model of dense and convolution layers."""
+def pooled_sizes(size: tuple[int, ...], num_pools: int) -> list[tuple[int, ...]]:
+    """Returns (h, w) before each 2x2 pooling that rounds up, and after the last one."""
+    sizes = [size]
+    for _ in range(num_pools):
+        sizes.append(tuple(math.ceil(n / 2) for n in sizes[-1]))
+    return sizes
+
+
+def transposed_padding(size: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the output padding with which a transposed convolution of stride 2 makes `target` of `size`.
+
+    Padding "same" makes 2n - 1 pixels of n; the output padding adds what is missing, 0 or 1.
+    """
+    return tuple(m - (2 * n - 1) for n, m in zip(size, target, strict=True))
+
+
+def multiply_adds(network: keras.Model) -> int:
+    """Returns the multiply-adds of one example's forward pass through a model of dense and convolution layers."""
     total = 0
     for layer in network.layers:
-        if hasattr(layer, "kernel"):
-            transposed = isinstance(layer, layers.Conv2DTranspose)
-            positions = (layer.input if transposed else layer.output).shape[1:-1]
-            total += math.prod(layer.kernel.shape) * math.prod(positions)
+        if not hasattr(layer, "kernel"):
+            continue
+        # A convolution applies its kernel at each output position, a transposed one at each input position.
+        is_transposed = isinstance(layer, layers.Conv2DTranspose)
+        shape = layer.input.shape if is_transposed else layer.output.shape
+        num_positions = math.prod(shape[1:-1])
+        total += math.prod(layer.kernel.shape) * num_positions
     return total
 
 
 class Network(NamedTuple):
-    """A builder, and whether XLA compiles it well on a CPU (its convolutions are slow there)."""
+    """A builder, and whether XLA compiles it well on a CPU. It does not do so for convolutions."""
 
-    build: Callable
+    build: Callable[..., tuple[keras.Model, keras.Model]]
     jit_compile: bool
 
 
-NETWORKS = {"mlp": Network(mlp, jit_compile=True), "conv3": Network(conv3, jit_compile=False)}
+NETWORKS = {
+    "flat": Network(build_flat, jit_compile=True),
+    "conv3": Network(build_conv3, jit_compile=False),
+}

@@ -5,243 +5,245 @@ import csv
 import dataclasses
 import importlib.metadata
 import json
-import math
+import os
 import platform
+import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 import tensorflow as tf
 
-from config import Config, command
+from config import Config
 from vae import checkpoints
 from vae import model as vae_model
-from vae.checkpoints import RunError, replacing
+from vae.checkpoints import RunError
+from vae.files import replacing
+from vae.model import VAE
+from vae.training import HistoryRow
 
-COLUMNS = ("epoch", "train_elbo", "train_log_likelihood", "train_kl", "test_elbo", "seconds")  # of history.csv
-SAVE_SECONDS, SAVE_EPOCHS = 60, 10  # a save is due at the first epoch's end after either
+# A save is due at the end of the first epoch after either.
+SAVE_SECONDS = 60
+SAVE_EPOCHS = 10
+
+# The folder, beside the runs, that --overwrite moves earlier runs to.
+REPLACED = "replaced"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedConfig:
+    """What config.json holds: the config, the images' shape (h, w, c), and what the model was trained with.
+
+    data_verified: whether every data file had its published sha256, in every session that trained the model.
+    versions: those of Python and the libraries at the last save.
+    """
+
+    config: Config
+    image_shape: tuple[int, ...]
+    data_verified: bool
+    versions: dict[str, str]
 
 
 class Run:
-    """One run's folder while it is trained, locked: RunError where another process trains in it.
+    """One run's folder while it is trained. `training_run` makes it, and holds the folder's lock meanwhile."""
 
-    With `overwrite`, a new folder beside it, which takes the old one's place as soon as something is saved.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.history: list[HistoryRow] = []
+        self._data_verified = True
+        self._last_save_epoch = 0
+        self._last_save_time = time.monotonic()
 
-    def __init__(self, folder, overwrite=False):
-        self.folder = Path(folder).resolve()  # of a link, the folder itself: renaming the link would lose it
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
-        _end_swap(self.folder)
-        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self._work = self.folder  # where this process writes
-        if overwrite and saved_epoch(self.folder):
-            self._work = _sibling(self.folder, "new")
-            for path in (self._work, _sibling(self.folder, "old")):
-                if path.exists():
-                    shutil.rmtree(path)  # what cannot be removed now would stop the swap after training
-            self._work.mkdir()
-        self._last_save, self._verified, self.history = (time.monotonic(), 0), True, []
+    def restore(self, state: tf.train.Checkpoint, config: Config) -> None:
+        """Fills `state` and the history from the newest checkpoint, if there is one.
 
-    def __enter__(self):
-        return self
+        Raises RunError if the folder holds another model than `config`, or if its files cannot be read.
+        """
+        if saved_epoch(self.folder) == 0:
+            return
+        saved = read_config(self.folder)
+        if dataclasses.replace(saved.config, num_epochs=config.num_epochs) != config:
+            raise RunError(f"{self.folder} holds another model, according to its config.json: {saved.config}")
+        epoch = checkpoints.restore(state, self.folder)
+        self.history = self._read_history(epoch)
+        checkpoints.set_damaged_aside(self.folder, epoch)
+        self._data_verified = saved.data_verified
+        self._last_save_epoch = epoch
+        self._last_save_time = time.monotonic()
 
-    def __exit__(self, *_):
-        self._lock.release()
+    def _read_history(self, epoch: int) -> list[HistoryRow]:
+        """Returns the rows up to an epoch. A kill between history.csv and the checkpoint leaves rows beyond it."""
+        history = read_history(self.folder)[:epoch]
+        if [row.epoch for row in history] != list(range(1, epoch + 1)):
+            raise RunError(f"{self.folder / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
+        return history
 
-    @property
-    def replaces(self):
-        """Whether an older model will go with the next save."""
-        return self._work != self.folder
+    def move_to_replaced(self) -> None:
+        """Moves an earlier model, if there is one, to <checkpoints_dir>/replaced/<run name>.<n>, and says so."""
+        if saved_epoch(self.folder) == 0:
+            return
+        destination = next_free_folder(self.folder.parent / REPLACED, self.folder.name)
+        destination.parent.mkdir(exist_ok=True)
+        self.folder.rename(destination)
+        # A second trainer may make the folder in between, before it finds the lock taken.
+        self.folder.mkdir(exist_ok=True)
+        print(f"the earlier model is now in {destination}")
 
-    def restore(self, state, config):
-        """Fills `state` from the newest checkpoint, if there is one, and takes up its history."""
-        if saved_epoch(self._work):
-            facts = read_facts(self._work)
-            if dataclasses.replace(facts["config"], num_epochs=config.num_epochs) != config:
-                raise RunError(f"{self._work} holds another model, by its config.json: {facts['config']}")
-            self._verified = facts["data_verified"]
-            epoch = checkpoints.restore(state, self._work)
-            self.history = read_history(self._work)[:epoch]
-            if [row["epoch"] for row in self.history] != list(range(1, epoch + 1)):
-                raise RunError(f"{self._work / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
-            checkpoints.set_aside(self._work, epoch)
-            self._last_save = (time.monotonic(), epoch)
+    def is_save_due(self, epoch: int) -> bool:
+        """Returns whether the model should be saved after this epoch: after SAVE_EPOCHS or SAVE_SECONDS."""
+        seconds = time.monotonic() - self._last_save_time
+        return seconds >= SAVE_SECONDS or epoch - self._last_save_epoch >= SAVE_EPOCHS
 
-    def due(self, epoch):
-        since, last = self._last_save
-        return time.monotonic() - since >= SAVE_SECONDS or epoch - last >= SAVE_EPOCHS
+    def save(
+        self, state: tf.train.Checkpoint, config: Config, image_shape: tuple[int, ...], data_verified: bool
+    ) -> None:
+        """Writes config.json, history.csv and a checkpoint of `state`.
 
-    def save(self, state, config, image_shape, verified):
-        """Writes config.json, history.csv and a checkpoint of `state`; until all are there, the older ones hold."""
-        self._verified = self._verified and verified  # once unverified data was in it, the model stays unverified
-        facts = {"config": dataclasses.asdict(config), "image_shape": list(image_shape)}
-        facts |= {"data_verified": self._verified, "versions": _versions()}
-        with replacing(self._work / "config.json") as path:
-            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        with replacing(self._work / "history.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.history)
+        Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
+        data stays unverified.
+        """
+        self._data_verified = self._data_verified and data_verified
+        write_config(self.folder, SavedConfig(config, image_shape, self._data_verified, library_versions()))
+        write_history(self.folder, self.history)
         epoch = int(state.epoch)
-        checkpoints.write(state, self._work, epoch)
-        if self.replaces:
-            _swap(self._work, self.folder)
-            self._work = self.folder
-        self._last_save = (time.monotonic(), epoch)
+        checkpoints.write(state, self.folder, epoch)
+        self._last_save_epoch = epoch
+        self._last_save_time = time.monotonic()
 
 
-def _sibling(folder, kind):
-    return folder.with_name(f".{folder.name}.{kind}")
-
-
-def _swap(new, folder):
-    """Puts `new` in the place of `folder`. A kill between the two renames is what `_end_swap` is for."""
-    old = _sibling(folder, "old")
-    folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _end_swap(folder):
-    """Ends a swap that was cut off; only under the lock. Whatever is whole stays: the new run, else the old one."""
-    old, new = _sibling(folder, "old"), _sibling(folder, "new")
-    if old.exists():
-        if not saved_epoch(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            (new if saved_epoch(new) else old).rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(folder):
-    """Ends a swap that was cut off in `folder`; leaves one alone that is under way."""
+@contextlib.contextmanager
+def training_run(folder: str | os.PathLike) -> Iterator[Run]:
+    """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it."""
+    # Of a link, the folder that it points to, so that moving the folder away leaves the link in place.
     folder = Path(folder).resolve()
-    if _sibling(folder, "old").exists():
-        with contextlib.suppress(RunError), _lock(folder):
-            _end_swap(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        remove_temporary_files(folder)
+        yield Run(folder)
 
 
-def _lock(folder):
-    """Held by the process that trains in `folder`; beside it, since the folder itself is renamed when replaced."""
-    lock = filelock.FileLock(_sibling(folder, "lock"))
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds the lock of a run's folder. It lies beside the folder, since --overwrite moves the folder away."""
+    file_lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RunError(f"another process is training in {folder}; wait for it, or stop it") from None
-    return lock
-
-
-def _versions():
-    packages = ("tensorflow", "keras", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def read_history(folder):
-    """The rows of history.csv, as numbers (nan where there is no test ELBO)."""
-    path = Path(folder) / "history.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"its columns are {reader.fieldnames}, not {COLUMNS}")
-        return [{name: int(value) if name == "epoch" else float(value) for name, value in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        yield
+    finally:
+        file_lock.release()
 
 
-def read_facts(folder):
-    """A run's config.json: config (as a Config), image_shape, data_verified and versions."""
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what a process that was killed left half-written."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def next_free_folder(parent: Path, name: str) -> Path:
+    """Returns parent/<name>.<n> with the smallest n, from 1, above those of the folders that exist."""
+    numbers = [0]
+    for path in parent.glob("*"):
+        match = re.fullmatch(rf"{re.escape(name)}\.(\d+)", path.name)
+        if match:
+            numbers.append(int(match[1]))
+    return parent / f"{name}.{max(numbers) + 1}"
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that decide the numbers."""
+    versions = {"python": platform.python_version()}
+    for package in ("tensorflow", "keras", "numpy"):
+        versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def write_config(folder: Path, saved: SavedConfig) -> None:
+    """Writes config.json."""
+    content = dataclasses.asdict(saved)
+    with replacing(folder / "config.json") as path:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: str | os.PathLike) -> SavedConfig:
+    """Returns what a run's config.json holds. Raises RunError if it cannot be read."""
     path = Path(folder) / "config.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        facts["config"] = Config(**facts["config"])
-        facts["image_shape"] = tuple(int(size) for size in facts["image_shape"])
-        facts["data_verified"] = bool(facts["data_verified"])
-        return facts
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return SavedConfig(
+            config=Config(**content["config"]),
+            image_shape=tuple(int(size) for size in content["image_shape"]),
+            data_verified=bool(content["data_verified"]),
+            versions=content["versions"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error!r}") from None
 
 
-def build(config, image_shape):
-    """A VAE with fresh weights for a Config and images of image_shape (h, w, c)."""
-    c = config
-    return vae_model.create(c.network, c.likelihood, image_shape, c.latent_dim, c.hidden_size, c.activation, c.seed)
+def write_history(folder: Path, history: list[HistoryRow]) -> None:
+    """Writes history.csv."""
+    with replacing(folder / "history.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(HistoryRow._fields)
+        writer.writerows(history)
 
 
-def restore(folder):
-    """The trained vae.model.VAE of a run's folder, e.g. `restore("checkpoints/mnist_flat_binarized_z20_...")`.
+def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
+    """Returns the rows of a run's history.csv. Raises RunError if it cannot be read."""
+    path = Path(folder) / "history.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+        if not lines or tuple(lines[0]) != HistoryRow._fields:
+            raise ValueError(f"its first line is not {','.join(HistoryRow._fields)}")
+        return [HistoryRow(int(cells[0]), *map(float, cells[1:])) for cells in lines[1:]]
+    except (OSError, ValueError, IndexError, TypeError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
 
-    Its `epoch` is the checkpoint's. Raises RunError where there is no trained model, or what there is cannot be read.
+
+def build(config: Config, image_shape: tuple[int, ...]) -> VAE:
+    """Returns a VAE with fresh weights, for a Config and images of image_shape (h, w, c)."""
+    return vae_model.create(
+        network=config.network,
+        likelihood=config.likelihood,
+        image_shape=image_shape,
+        latent_dim=config.latent_dim,
+        hidden_size=config.hidden_size,
+        activation=config.activation,
+        seed=config.seed,
+    )
+
+
+def restore(folder: str | os.PathLike) -> VAE:
+    """Returns the trained model of a run's folder, e.g. restore("checkpoints/mnist_flat_binarized_z20_h200_...").
+
+    Its `epoch` is that of the checkpoint. Raises RunError if there is no trained model, or if it cannot be read.
     """
     folder = Path(folder)
-    recover(folder)
-    if not saved_epoch(folder):
+    if saved_epoch(folder) == 0:
         raise RunError(f"no trained model in {folder}")
-    facts = read_facts(folder)
+    saved = read_config(folder)
     try:
-        model = build(facts["config"], facts["image_shape"])
+        model = build(saved.config, saved.image_shape)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} describes no model: {error!r}") from None
     model.epoch = checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
     return model
 
 
-def saved_epoch(folder):
-    """The epoch of a run's newest checkpoint; 0 where there is none."""
+def saved_epoch(folder: str | os.PathLike) -> int:
+    """Returns the epoch of a run's newest checkpoint, or 0 if there is none."""
     return max(checkpoints.epochs(folder), default=0)
 
 
-def trained(checkpoints_dir):
-    """The folders of the trained runs below checkpoints_dir, sorted by name."""
-    for old in Path(checkpoints_dir).glob(".*.old"):
-        recover(old.with_name(old.name[1 : -len(".old")]))
-    return [folder for folder in sorted(Path(checkpoints_dir).glob("[!.]*")) if saved_epoch(folder)]
-
-
-def listing(checkpoints_dir):
-    """The trained runs, a line each, for a person to read."""
-    lines = [f"  {folder.name}  (epoch {saved_epoch(folder)})" for folder in trained(checkpoints_dir)]
-    return "\n".join([f"{'' if lines else 'no '}trained runs in {checkpoints_dir}", *lines])
-
-
-def wants_training(args, folder):
-    """Whether train.py has anything to do, said to the user; RunError where a trained model would be lost."""
-    config, epoch = args.config, saved_epoch(folder)
-    if epoch and not args.restore and not args.overwrite:
-        longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
-        raise RunError(
-            f"{folder} holds a model trained to epoch {epoch}\n"
-            f"to carry it on:  {command('train.py', longer, args)} --restore True\n"
-            f"to start anew:   {command('train.py', config, args)} --overwrite"
-        )
-    if args.restore and not epoch:
-        print(f"nothing saved yet in {folder}: starting at epoch 0")
-    if args.restore and epoch >= config.num_epochs and restore(folder).epoch >= config.num_epochs:
-        print(f"{folder} is at epoch {epoch} already, and --num_epochs {config.num_epochs} is the final epoch")
-        for row in [row for row in read_history(folder) if math.isfinite(row["test_elbo"])][-1:]:
-            print(f"its test ELBO was {row['test_elbo']:.2f} nats at epoch {row['epoch']}")
-        return False
-    return True
-
-
-def restore_for(args):
-    """The model that a script's arguments name; RunError tells the runs there are and how to train this one."""
-    config, folder = args.config, args.checkpoints_dir / args.config.run_name
-    recover(folder)
-    if not saved_epoch(folder):
-        train = command("train.py", config, args)
-        raise RunError(f"no trained model in {folder}\n{listing(args.checkpoints_dir)}\nto train it: {train}")
-    model = restore(folder)
-    if "num_epochs" in args.given and config.num_epochs != model.epoch:
-        print(f"the model is taken as it is saved, at epoch {model.epoch}")
-    return model
-
-
-def save_picture(figure, path):
-    """Saves a Matplotlib Figure as PNG, the same bytes for the same figure, and says where."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    print(path)
+def trained(checkpoints_dir: str | os.PathLike) -> list[Path]:
+    """Returns the folders of the trained runs in checkpoints_dir, sorted by name."""
+    folders = sorted(Path(checkpoints_dir).glob("[!.]*"))
+    return [folder for folder in folders if saved_epoch(folder) > 0]

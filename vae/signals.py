@@ -3,18 +3,24 @@
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
 
 @contextlib.contextmanager
-def deferred():
-    """Yields a list that gets the first SIGINT or SIGTERM (its number); the second raises KeyboardInterrupt."""
-    received = []
+def deferred() -> Iterator[list[int]]:
+    """Yields a list that receives the number of the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt.
 
-    def handle(number, _):
+    The list lets the training loop finish its epoch and save. The earlier handlers return when the block ends.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping at the end of this epoch; once more to stop at once, unsaved", file=sys.stderr, flush=True)
+        message = "stopping at the end of this epoch; a second Ctrl-C stops at once, without saving"
+        print(f"\n{message}", file=sys.stderr, flush=True)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

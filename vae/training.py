@@ -1,127 +1,207 @@
-"""The compiled training loop: blocks of prepared steps go in, one row of history an epoch comes out."""
+"""The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out."""
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vae.model import generator
+from vae.model import VAE
 from vae.networks import multiply_adds
+from vae.prefetch import prefetch
+from vae.randomness import generator
 
-HISTORY = ("epoch", "train_elbo", "train_log_likelihood", "train_kl", "test_elbo", "seconds")
-BLOCK_FLOPS = 2e11  # a block is what fits into both: at most about 2 s on two cores,
-BLOCK_BYTES = 2**27  # and 128 MB of prepared images
+# A block has as many steps as fit into both limits: about 2 s of work on two cores, and 128 MB of prepared images.
+MAX_BLOCK_FLOPS = 2e11
+MAX_BLOCK_BYTES = 2**27
 
 
-def create_state(model, learning_rate):
-    """All that training changes, as one tf.train.Checkpoint: model, optimizer (Adam, Kingma & Ba 2015), epoch."""
-    optimizer = keras.optimizers.Adam(learning_rate, epsilon=1e-8)  # the paper's epsilon; Keras's own is 1e-7
+class HistoryRow(NamedTuple):
+    """One epoch in numbers: means over the training images in nats, the test ELBO (NaN if not measured), duration."""
+
+    epoch: int
+    train_elbo: float
+    train_log_likelihood: float
+    train_kl: float
+    test_elbo: float
+    seconds: float
+
+
+class Block(NamedTuple):
+    """The data of consecutive training steps: x [rows, d] and noise [rows, L].
+
+    All blocks of a run have the same number of rows. Only those of the first `num_steps` batches are used; the rest
+    are zeros.
+    """
+
+    x: np.ndarray
+    noise: np.ndarray
+    num_steps: int
+
+
+def create_state(model: VAE, learning_rate: float) -> tf.train.Checkpoint:
+    """Returns all that training changes: `model`, `optimizer` (Adam: Kingma & Ba 2015, arXiv:1412.6980) and `epoch`."""
+    # The epsilon is that of the paper. Keras's default is 1e-7.
+    optimizer = keras.optimizers.Adam(learning_rate, epsilon=1e-8)
     optimizer.build(model.trainable_variables)
     return tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=tf.Variable(0, dtype=tf.int64))
 
 
-def tests_at(epoch):
-    """Whether an epoch's row has a test ELBO: up to 10, then each tenth; by its number alone, so resumed runs agree."""
+def is_tested(epoch: int) -> bool:
+    """Returns whether the test ELBO is measured after an epoch: after each of the first 10, then after every tenth.
+
+    It depends on the epoch's number alone, so that the history of a resumed run is that of an uninterrupted one.
+    """
     return epoch <= 10 or epoch % 10 == 0
 
 
-def describe(row):
-    """A row of history in a few words."""
-    test = "" if math.isnan(row["test_elbo"]) else f", test ELBO {row['test_elbo']:.2f}"
-    return f"ELBO {row['train_elbo']:.2f}, KL {row['train_kl']:.2f}{test}"
+def describe(row: HistoryRow) -> str:
+    """Returns a row of the history in a few words."""
+    text = f"ELBO {row.train_elbo:.2f}, KL {row.train_kl:.2f}"
+    if math.isnan(row.test_elbo):
+        return text
+    return f"{text}, test ELBO {row.test_elbo:.2f}"
 
 
-def fit(state, images, num_epochs, batch_size, seed, test_elbo, on_steps=lambda steps: None):
-    """Trains `state` from its epoch to `num_epochs`; yields a dict of HISTORY an epoch, once the epoch is in `state`.
+def fit(
+    state: tf.train.Checkpoint,
+    images: np.ndarray,
+    num_epochs: int,
+    batch_size: int,
+    seed: int,
+    test_elbo: Callable[[], float],
+    on_steps: Callable[[int], object] = lambda num_steps: None,
+) -> Iterator[HistoryRow]:
+    """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
-    an epoch's draws depend on `seed` and its number alone. test_elbo() -> float is called at the epochs of `tests_at`,
-    and on_steps(count) after every block of steps. Raises FloatingPointError where the ELBO is no finite number.
+    its draws depend on `seed` and on its number alone. test_elbo() returns the mean test ELBO in nats; on_steps(k) is
+    called after every k steps. Raises FloatingPointError if the ELBO or a weight is not a finite number.
     """
     model = state.model
-    pixels = images.reshape(len(images), -1)
-    steps = len(images) // batch_size
-    rows = block_steps(model, steps, batch_size) * batch_size
+    steps_per_epoch = len(images) // batch_size
     epochs = range(int(state.epoch) + 1, num_epochs + 1)
-    blocks = _blocks(model, pixels, epochs, steps * batch_size, rows, seed)
+    blocks = prefetch(make_blocks(model, images, epochs, batch_size, seed))
     train_block = compile_block(state, batch_size)
-    with ThreadPoolExecutor(1) as preparer, ThreadPoolExecutor(1) as trainer:
-        # The main thread only waits, so that it hears signals; while a block trains, the next one is prepared.
-        last_end = time.perf_counter()
-        upcoming = preparer.submit(next, blocks, None)
+    # Blocks are trained on a thread, because the main thread hears signals only while it waits.
+    with ThreadPoolExecutor(max_workers=1) as trainer:
         for epoch in epochs:
-            terms = []
-            while sum(map(len, terms)) < steps:
-                x, noise, count = upcoming.result()
-                upcoming = preparer.submit(next, blocks, None)
-                block = trainer.submit(lambda x, n, c: train_block(x, n, c).numpy(), x, noise, count // batch_size)
-                terms.append(block.result()[: count // batch_size])
-                on_steps(len(terms[-1]))
-            log_likelihood, kl = np.concatenate(terms).mean(axis=0, dtype=np.float64)
-            tested = test_elbo() if tests_at(epoch) else math.nan
-            # The terms are from before each step: what the last one did shows in the weights alone.
-            healthy = np.isfinite(log_likelihood - kl) and all(np.isfinite(v).all() for v in model.trainable_variables)
-            if not healthy or (tests_at(epoch) and not math.isfinite(tested)):
-                raise FloatingPointError(
-                    f"the ELBO after epoch {epoch} is no finite number; what was saved before is kept: "
-                    "try a lower --learning_rate, or another --activation"
-                )
+            started = time.perf_counter()
+            log_likelihood, kl = train_epoch(train_block, blocks, steps_per_epoch, trainer, on_steps)
+            tested = test_elbo() if is_tested(epoch) else math.nan
+            check_finite(model, epoch, log_likelihood - kl, tested)
             state.epoch.assign(epoch)
-            row = [epoch, log_likelihood - kl, log_likelihood, kl, tested]
-            seconds, last_end = time.perf_counter() - last_end, time.perf_counter()
-            yield dict(zip(HISTORY, [*row, seconds], strict=True))
+            seconds = time.perf_counter() - started
+            yield HistoryRow(epoch, log_likelihood - kl, log_likelihood, kl, tested, seconds)
 
 
-def block_steps(model, steps, batch_size):
-    """Steps a block: an epoch in as few equal blocks as the limits allow. By shapes alone: draws go block by block."""
+def train_epoch(
+    train_block: Callable[[Block], np.ndarray],
+    blocks: Iterator[Block],
+    num_steps: int,
+    trainer: Executor,
+    on_steps: Callable[[int], object],
+) -> tuple[float, float]:
+    """Trains on the next blocks until num_steps are done; returns the mean log-likelihood and the mean KL, in nats."""
+    terms: list[np.ndarray] = []
+    num_done = 0
+    while num_done < num_steps:
+        block = next(blocks)
+        terms.append(trainer.submit(train_block, block).result())
+        num_done += block.num_steps
+        on_steps(block.num_steps)
+    log_likelihood, kl = np.concatenate(terms).mean(axis=0, dtype=np.float64)
+    return float(log_likelihood), float(kl)
+
+
+def check_finite(model: VAE, epoch: int, train_elbo: float, test_elbo: float) -> None:
+    """Raises FloatingPointError if training has diverged: an ELBO that was measured, or a weight, is not finite."""
+    elbos = [train_elbo, test_elbo] if is_tested(epoch) else [train_elbo]
+    # The training ELBO is measured before each step. What the last step did shows in the weights alone.
+    values = [*elbos, *model.trainable_variables]
+    if not all(np.isfinite(value).all() for value in values):
+        raise FloatingPointError(
+            f"the ELBO after epoch {epoch} is not a finite number; what was saved before is kept: "
+            "try a lower --learning_rate, or another --activation"
+        )
+
+
+def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
+    """Returns the number of steps in a block: an epoch is cut into as few equal blocks as the limits allow.
+
+    It depends on shapes alone, since the random draws are made block by block.
+    """
     forward = multiply_adds(model.encoder) + multiply_adds(model.decoder)
-    flops = 6 * batch_size * forward  # a multiply and an add, and the backward pass is two products for each one
-    size = 4 * batch_size * math.prod(model.image_shape)
-    most = max(1, min(steps, int(BLOCK_FLOPS // flops), BLOCK_BYTES // size))
-    return math.ceil(steps / math.ceil(steps / most))
+    # A multiply-add counts as two operations, and the backward pass has two products for each one of the forward pass.
+    flops_per_step = 6 * batch_size * forward
+    bytes_per_step = 4 * batch_size * math.prod(model.image_shape)
+    max_steps = min(steps_per_epoch, int(MAX_BLOCK_FLOPS // flops_per_step), MAX_BLOCK_BYTES // bytes_per_step)
+    num_blocks = math.ceil(steps_per_epoch / max(1, max_steps))
+    return math.ceil(steps_per_epoch / num_blocks)
 
 
-def _blocks(model, pixels, epochs, rows_an_epoch, rows, seed):
-    """Yields (x [rows, d], noise [rows, L], how many of the rows count); an epoch's last block is filled with zeros."""
+def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, seed: int) -> Iterator[Block]:
+    """Yields the blocks of these epochs, for images uint8 [n, h, w, c]."""
+    pixels = images.reshape(len(images), -1)
+    steps_per_epoch = len(images) // batch_size
+    rows_per_epoch = steps_per_epoch * batch_size
+    rows_per_block = block_steps(model, steps_per_epoch, batch_size) * batch_size
     for epoch in epochs:
-        order = generator(seed, "order", epoch).permutation(len(pixels))[:rows_an_epoch]
-        prepare_rng, noise_rng = generator(seed, "prepare", epoch), generator(seed, "noise", epoch)
-        for first in range(0, rows_an_epoch, rows):
-            chosen = order[first : first + rows]
+        order = generator(seed, "order", epoch).permutation(len(pixels))[:rows_per_epoch]
+        prepare_rng = generator(seed, "prepare", epoch)
+        noise_rng = generator(seed, "noise", epoch)
+        for first in range(0, rows_per_epoch, rows_per_block):
+            chosen = order[first : first + rows_per_block]
             x = model.likelihood.prepare(pixels[chosen], prepare_rng)
             noise = noise_rng.standard_normal((len(chosen), model.latent_dim), dtype=np.float32)
-            fill = ((0, rows - len(chosen)), (0, 0))
-            yield (np.pad(x, fill), np.pad(noise, fill), len(chosen)) if fill[0][1] else (x, noise, len(chosen))
+            num_steps = len(chosen) // batch_size
+            yield Block(fill_up(x, rows_per_block), fill_up(noise, rows_per_block), num_steps)
 
 
-def compile_block(state, batch_size):
-    """The function of (x [rows, d], noise [rows, L], count) that takes `count` optimizer steps, one trace for all.
+def fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns the array [n, m] with rows of zeros added, up to num_rows."""
+    missing = num_rows - len(array)
+    if missing == 0:
+        return array
+    return np.pad(array, ((0, missing), (0, 0)))
 
-    Returns float32 [rows / batch_size, 2]: each step's mean log-likelihood and mean KL.
+
+def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Block], np.ndarray]:
+    """Returns a function that takes the optimizer steps of a Block, compiled once for all blocks of a run.
+
+    It returns each step's mean log-likelihood and mean KL in nats, float32 [num_steps, 2].
     """
-    model, optimizer = state.model, state.optimizer
+    model = state.model
+    optimizer = state.optimizer
     variables = model.trainable_variables
 
-    def step(x, noise):
+    def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             elbo = model.elbo(x, noise)
             loss = -tf.reduce_mean(elbo.value)
         optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([tf.reduce_mean(elbo.log_likelihood), tf.reduce_mean(elbo.kl)])
 
+    # Nothing runs in Python between the steps: the loop over them is part of the compiled function.
     @tf.function(jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
-    def block(x, noise, count):
+    def take_steps(x: tf.Tensor, noise: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
         batches = tf.reshape(x, (-1, batch_size, x.shape[-1]))
         noises = tf.reshape(noise, (-1, batch_size, noise.shape[-1]))
 
-        def body(i, terms):
-            return i + 1, terms.write(i, step(batches[i], noises[i]))
+        def body(step: tf.Tensor, terms: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            return step + 1, terms.write(step, take_step(batches[step], noises[step]))
 
         terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
-        _, terms = tf.while_loop(lambda i, _: i < count, body, (0, terms))
+        _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
         return terms.stack()
 
-    return lambda x, noise, count: block(x, noise, tf.constant(count))
+    def train_block(block: Block) -> np.ndarray:
+        # num_steps goes in as a tensor: a Python number would be compiled into the function.
+        terms = take_steps(block.x, block.noise, tf.constant(block.num_steps))
+        return terms.numpy()[: block.num_steps]
+
+    return train_block

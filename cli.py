@@ -1,0 +1,500 @@
+"""What the scripts share: flags, errors as one line, TensorFlow's start-up, and finding the run that the flags name."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from config import ACTIVATIONS, DATASETS, LIKELIHOODS, VAE_TYPES, Config
+
+if TYPE_CHECKING:  # at run time these imports would start TensorFlow, which --help and bad flags do not wait for
+    from matplotlib.figure import Figure
+
+    from datasets import Dataset
+    from vae.model import VAE
+
+MainFunction = Callable[[Sequence[str] | None], int | None]
+
+
+# ---- Flags ---------------------------------------------------------------------------------------------------------
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Returns an argparse type: the int that a text stands for, within both limits."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"takes a whole number from {minimum} to {maximum}, got {text!r}")
+        return value
+
+    return parse
+
+
+def real_number(is_allowed: Callable[[float], bool], allowed: str) -> Callable[[str], float]:
+    """Returns an argparse type: the finite float that a text stands for. `allowed` says in words what is_allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"takes {allowed}, got {text!r}")
+        return value
+
+    return parse
+
+
+def folder_path(text: str) -> Path:
+    """Is an argparse type: the path of a folder, or of one that can be made."""
+    path = Path(text)
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(part)!r} is a file")
+    return path
+
+
+def true_or_false(text: str) -> bool:
+    """Is an argparse type: the words True and False."""
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"takes True or False (alone it means True), got {text!r}")
+    return text == "True"
+
+
+COUNT = whole_number(1, 2**31 - 1)
+LAYER_SIZE = whole_number(1, 16384)  # training two hidden layers of this size takes 8 GB
+SEED = whole_number(0, 2**63 - 1)
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "dataset": {
+        "choices": DATASETS,
+        "default": Config.dataset,
+        "help": "data set; cifar10 is cropped to 8x8, cifar10_full is 32x32 (default: %(default)s)",
+    },
+    "vae_type": {
+        "choices": tuple(VAE_TYPES),
+        "default": Config.vae_type,
+        "help": "network and distribution of the pixels (default: %(default)s)",
+    },
+    "latent_dim": {
+        "type": LAYER_SIZE,
+        "default": Config.latent_dim,
+        "help": "size of the latent space (default: %(default)s)",
+    },
+    "num_epochs": {
+        "type": COUNT,
+        "default": Config.num_epochs,
+        "help": f"the final epoch (default: {Config.num_epochs})",
+    },
+    "learning_rate": {
+        "type": real_number(lambda rate: rate > 0, "a finite number above 0"),
+        "default": Config.learning_rate,
+        "help": "Adam's learning rate (default: %(default)s)",
+    },
+    "batch_size": {
+        "type": COUNT,
+        "default": Config.batch_size,
+        "help": "images per training step (default: %(default)s)",
+    },
+    "hidden_size": {
+        "type": LAYER_SIZE,
+        "default": Config.hidden_size,
+        "help": "neurons in each hidden layer of the flat networks (default: %(default)s)",
+    },
+    "activation": {
+        "choices": ACTIVATIONS,
+        "default": Config.activation,
+        "help": "activation of the hidden layers (default: %(default)s)",
+    },
+    "likelihood": {
+        "choices": LIKELIHOODS,
+        "default": None,
+        "help": "distribution of the pixels, for conv3 only (default: cross_entropy)",
+    },
+    "seed": {
+        "type": SEED,
+        "default": Config.seed,
+        "help": "fixes weights, order of the images and noise; part of the run's name (default: %(default)s)",
+    },
+    "restore": {
+        "type": true_or_false,
+        "nargs": "?",
+        "const": True,
+        "default": False,
+        "help": "continue a saved run up to --num_epochs (default: %(default)s)",
+    },
+    "overwrite": {
+        "action": "store_true",
+        "help": "train from scratch where a trained model exists; the earlier run moves to <checkpoints_dir>/replaced",
+    },
+    "draw_seed": {
+        "type": SEED,
+        "default": 0,
+        "help": "decides which images and which z are drawn (default: %(default)s)",
+    },
+    "num_samples": {
+        "type": whole_number(1, 10**6),
+        "default": None,
+        "help": "importance samples per image (default: 5000; for conv3: 100, on 1000 images)",
+    },
+    "epochs_scale": {
+        "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+        "default": 1.0,
+        "help": "the share of the epochs, and of the samples, to run; 0 trains nothing (default: %(default)s)",
+    },
+    "only": {
+        "nargs": "+",
+        "metavar": "NAME",
+        "default": None,
+        "help": "run only these experiments of report/experiments.py (default: all)",
+    },
+    "allow_unverified": {
+        "action": "store_true",
+        "help": "accept data files whose sha256 is not the published one",
+    },
+    "list": {
+        "action": "store_true",
+        "help": "list the trained runs, and exit",
+    },
+}
+
+
+class PathFlag(NamedTuple):
+    """Where a flag for a folder gets its default: an environment variable, or else a folder's name."""
+
+    variable: str
+    folder: str
+
+    def default(self) -> str:
+        """Returns the folder that is used if the flag is not given."""
+        return os.environ.get(self.variable) or self.folder
+
+
+PATH_FLAGS = {
+    "data_dir": PathFlag("VAE_DATA_DIR", "data"),
+    "checkpoints_dir": PathFlag("VAE_CHECKPOINTS_DIR", "checkpoints"),
+    "pictures_dir": PathFlag("VAE_PICTURES_DIR", "pictures"),
+}
+MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
+TRAINING_FLAGS = (*MODEL_FLAGS, "restore", "overwrite", *PATH_FLAGS, "allow_unverified", "list")
+DRAWING_FLAGS = (*MODEL_FLAGS, "draw_seed", *PATH_FLAGS, "allow_unverified", "list")
+EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified", "list")
+REPORT_FLAGS = ("epochs_scale", "only", *PATH_FLAGS, "allow_unverified")
+
+
+def make_parser(description: str, flags: Sequence[str]) -> argparse.ArgumentParser:
+    """Returns a parser that takes these flags."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for flag in flags:
+        if flag in PATH_FLAGS:
+            path_flag = PATH_FLAGS[flag]
+            text = f"default: {path_flag.folder!r}, or the environment variable {path_flag.variable}"
+            parser.add_argument(f"--{flag}", type=folder_path, metavar="DIR", default=path_flag.default(), help=text)
+        else:
+            parser.add_argument(f"--{flag}", **ARGUMENTS[flag])
+    return parser
+
+
+def parse_args(
+    argv: Sequence[str] | None,
+    description: str | None,
+    flags: Sequence[str],
+    unused: Sequence[str] = (),
+    **defaults: Any,
+) -> argparse.Namespace:
+    """Reads a script's command line; `args.config` is the Config that the model flags give.
+
+    `unused` flags are accepted without effect, so that all drawing scripts take the same ones. `defaults` replace those
+    of the table, also for parameters that the script has no flag for. Exits with code 2 on a bad argument.
+    """
+    parser = make_parser(description or "", flags)
+    parser.set_defaults(**defaults)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(describe_unknown_argument(unknown[0], flags))
+    # Not an exclusive group of argparse: newer releases of Python have it refuse --restore False --overwrite, too.
+    if "overwrite" in flags and args.overwrite and args.restore:
+        parser.error("argument --overwrite: trains from scratch, and --restore True continues; give only one of them")
+
+    # None means that a flag was not given: Config's own default applies.
+    model_values = {name: value for name, value in vars(args).items() if name in MODEL_FLAGS and value is not None}
+    try:
+        args.config = Config(**model_values)
+    except ValueError as error:
+        parser.error(f"argument --likelihood: {error}")
+
+    hidden_size_is_used = VAE_TYPES[args.config.vae_type].has_hidden_size
+    if args.config.hidden_size != Config.hidden_size and not hidden_size_is_used:
+        print(f"--hidden_size has no effect with {args.config.vae_type}", file=sys.stderr)
+    for flag in unused:
+        if getattr(args, flag) != parser.get_default(flag):
+            print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
+    return args
+
+
+def describe_unknown_argument(argument: str, flags: Sequence[str]) -> str:
+    """Returns the error for an argument that a script does not take, with a hint at what was meant."""
+    name = argument.split("=")[0]
+    options = [f"--{flag}" for flag in flags]
+    similar = difflib.get_close_matches(name, options, n=1)
+    if name in [f"--{flag}" for flag in (*ARGUMENTS, *PATH_FLAGS)]:
+        hint = "this script does not use it"
+    elif similar:
+        hint = f"did you mean {similar[0]}?"
+    else:
+        hint = f"it takes {' '.join(options)}"
+    return f"unrecognized argument {argument!r}: {hint}"
+
+
+def path_arguments(args: argparse.Namespace) -> list[str]:
+    """Returns the arguments for folders, and for unverified data, in which `args` differ from the defaults."""
+    arguments = []
+    for flag, path_flag in PATH_FLAGS.items():
+        path = getattr(args, flag)
+        if path != Path(path_flag.default()):
+            arguments += [f"--{flag}", str(path)]
+    if args.allow_unverified:
+        arguments.append("--allow_unverified")
+    return arguments
+
+
+def command(script_name: str, config: Config, args: argparse.Namespace) -> str:
+    """Returns the shell command that runs a script for `config` with the folders of `args`."""
+    return shlex.join(["python", script_name, *config.arguments(), *path_arguments(args)])
+
+
+# ---- Errors --------------------------------------------------------------------------------------------------------
+
+
+class UsageError(Exception):
+    """An argument that turns out to be bad only once the data is known, or another flag; the exit code is 2."""
+
+
+def script(main: MainFunction) -> Callable[..., int]:
+    """Decorates a script's main(argv=None): what can happen to a user ends in one line and an exit code.
+
+    OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks; FloatingPointError is training
+    that diverged. Any other exception is a bug, and keeps its traceback.
+    """
+    runs_as_program = main.__module__ == "__main__"
+
+    @functools.wraps(main)
+    def wrapper(argv: Sequence[str] | None = None) -> int:
+        try:
+            exit_code = main(argv)
+        except KeyboardInterrupt:
+            report_interrupt(runs_as_program)
+            return 130
+        except BrokenPipeError:
+            # The reader of our output, `head` for example, has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except UsageError as error:
+            print_error(str(error))
+            return 2
+        except (OSError, FloatingPointError) as error:
+            print_error(str(error))
+            return 1
+        except Exception as error:
+            # TensorFlow's own class is known here by its name alone, since TensorFlow may not be imported.
+            if type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):
+                raise
+            print_error("not enough memory")
+            return 1
+        if exit_code is None:
+            return 0
+        return exit_code
+
+    return wrapper
+
+
+def print_error(message: str) -> None:
+    """Prints an error the way argparse does."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+
+
+def report_interrupt(process_ends: bool) -> None:
+    """Says that Ctrl-C stopped the script; further ones have no effect meanwhile, nor later if the process ends."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("\nstopped", file=sys.stderr)
+    if not process_ends:
+        signal.signal(signal.SIGINT, previous)
+
+
+# ---- TensorFlow's start-up -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tensorflow_environment() -> Iterator[None]:
+    """Sets the variables that TensorFlow reads when it is imported, and holds back what it prints during the import."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # oneDNN is off by default on processors without AVX-512, where it halves the time of a conv3 step.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # XLA prefers vectors of 256 bits. With AVX-512, 512 bits save 5% of an epoch.
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    if "prefer_vector_width" not in xla_flags:
+        os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_cpu_prefer_vector_width=512".lstrip()
+    with stderr_held_back():
+        yield
+
+
+@contextlib.contextmanager
+def stderr_held_back() -> Iterator[None]:
+    """Holds back what is written to standard error, and shows it only if the block fails.
+
+    It works on the file descriptor, since TensorFlow's C++ code writes there before its log level applies.
+    """
+    sys.stderr.flush()
+    stderr_copy = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held_back.seek(0)
+            os.write(stderr_copy, held_back.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr_copy, 2)
+            os.close(stderr_copy)
+
+
+# ---- The run that the flags name -----------------------------------------------------------------------------------
+
+
+class TrainedRun(NamedTuple):
+    """What a script that reads a trained model works with."""
+
+    args: argparse.Namespace
+    folder: Path
+    pictures_folder: Path
+    model: VAE
+    data: Dataset
+
+
+def open_trained_run(
+    argv: Sequence[str] | None,
+    description: str | None,
+    flags: Sequence[str] = DRAWING_FLAGS,
+    unused: Sequence[str] = (),
+    **defaults: Any,
+) -> TrainedRun:
+    """Parses the command line of a script that reads a trained model; restores the model and loads its data set.
+
+    See parse_args for the arguments. With --list it prints the runs instead, and exits.
+    """
+    # Without a default for num_epochs, None shows that the flag was not given.
+    args = parse_args(argv, description, flags, unused=unused, **(defaults | {"num_epochs": None}))
+    with tensorflow_environment():
+        import datasets
+
+    exit_if_list_is_wanted(args)
+    run_folder = args.checkpoints_dir / args.config.run_name
+    return TrainedRun(
+        args=args,
+        folder=run_folder,
+        pictures_folder=args.pictures_dir / args.config.run_name,
+        model=restore_model(args, run_folder),
+        data=datasets.load(args.config.dataset, args.data_dir, args.allow_unverified),
+    )
+
+
+def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
+    """Returns the model in run_folder.
+
+    Raises RunError if there is none; the message lists the runs that exist, and has the command that trains this one.
+    """
+    with tensorflow_environment():
+        from vae import runs
+
+    if runs.saved_epoch(run_folder) == 0:
+        raise runs.RunError(
+            f"no trained model in {run_folder}\n"
+            f"{describe_runs(args.checkpoints_dir)}\n"
+            f"to train it: {command('train.py', args.config, args)}"
+        )
+    model = runs.restore(run_folder)
+    if args.num_epochs not in (None, model.epoch):
+        print(f"the model is used as it was saved, at epoch {model.epoch}")
+    return model
+
+
+def exit_if_list_is_wanted(args: argparse.Namespace) -> None:
+    """Answers --list: prints the trained runs and ends the script with exit code 0, as --help ends it."""
+    if args.list:
+        print(describe_runs(args.checkpoints_dir))
+        sys.exit(0)
+
+
+def describe_runs(checkpoints_dir: Path) -> str:
+    """Returns a list of the trained runs, and of the replaced ones under a heading of their own."""
+    from vae import runs
+
+    def describe(folders: list[Path]) -> list[str]:
+        return [f"  {run_folder.name}  (epoch {runs.saved_epoch(run_folder)})" for run_folder in folders]
+
+    trained = runs.trained(checkpoints_dir)
+    heading = "trained runs" if trained else "no trained runs"
+    lines = [f"{heading} in {checkpoints_dir}", *describe(trained)]
+    replaced_dir = checkpoints_dir / runs.REPLACED
+    replaced = runs.trained(replaced_dir)
+    if replaced:
+        lines += [f"replaced runs in {replaced_dir}", *describe(replaced)]
+    return "\n".join(lines)
+
+
+def wants_training(args: argparse.Namespace, run_folder: Path) -> bool:
+    """Returns whether train.py has anything to do, and tells the user about the run that it found.
+
+    Raises RunError if the folder holds a trained model and neither --restore nor --overwrite was given.
+    """
+    from vae import runs
+
+    config = args.config
+    epoch = runs.saved_epoch(run_folder)
+    if epoch > 0 and not args.restore and not args.overwrite:
+        longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
+        raise runs.RunError(
+            f"{run_folder} holds a model trained to epoch {epoch}\n"
+            f"to continue it:              {command('train.py', longer, args)} --restore True\n"
+            f"to train again from scratch: {command('train.py', config, args)} --overwrite"
+        )
+    if not args.restore:
+        return True
+    if epoch == 0:
+        print(f"nothing saved yet in {run_folder}: starting at epoch 0")
+        return True
+    # A checkpoint counts only if it can be read: otherwise an earlier one is restored, and training continues there.
+    if epoch < config.num_epochs or runs.restore(run_folder).epoch < config.num_epochs:
+        return True
+    print(f"{run_folder} is at epoch {epoch} already, and --num_epochs {config.num_epochs} is the final epoch")
+    tested = [row for row in runs.read_history(run_folder) if math.isfinite(row.test_elbo)]
+    if tested:
+        print(f"its test ELBO was {tested[-1].test_elbo:.2f} nats at epoch {tested[-1].epoch}")
+    return False
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Saves a Matplotlib Figure as PNG, and prints the path."""
+    from vae import files
+
+    files.save_figure(figure, path)
+    print(path)
