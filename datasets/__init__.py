@@ -1,5 +1,9 @@
-"""The data sets of the report, and scikit-learn's digits: `load(name, data_dir)` gives raw bytes, a Dataset."""
+"""The data sets of the report, and scikit-learn's digits.
 
+`load(name, data_dir)` returns a Dataset of raw bytes. Each data set has a module of its own.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import cifar10, digits, frey_faces, mnist, svhn
@@ -7,7 +11,8 @@ from datasets.base import DataError, Dataset
 
 __all__ = ["LOADERS", "DataError", "Dataset", "load"]
 
-LOADERS = {
+# Each loader takes the data folder and allow_unverified.
+LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
     "mnist": mnist.load,
     "frey_faces": frey_faces.load,
     "cifar10": cifar10.load_crops,
@@ -17,10 +22,12 @@ LOADERS = {
 }
 
 
-def load(name, data_dir="data", allow_unverified=False):
-    """The data set `name` as a Dataset, downloaded into data_dir where it is not there yet.
+def load(name: str, data_dir: str | Path = "data", allow_unverified: bool = False) -> Dataset:
+    """Returns the data set with the given name. Downloads its files into data_dir if they are not there yet.
 
-    allow_unverified accepts files whose sha256 is not the published one (the Dataset then says verified=False).
-    Raises DataError where the data is missing and cannot be had, damaged, or not what it should be.
+    With allow_unverified, files whose sha256 is not the published one are accepted, except pickles. The Dataset then
+    has verified=False.
+
+    Raises DataError if the data is damaged or is not the published data, or if it is missing and cannot be downloaded.
     """
     return LOADERS[name](Path(data_dir), allow_unverified)

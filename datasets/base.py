@@ -1,36 +1,37 @@
-"""What every data set is made with: Dataset, files fetched and checked, and the decoded cache."""
+"""What the data sets share: the Dataset, published files and their checks, and the cache of decoded arrays."""
 
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+SPLIT_SEED = 0  # for splits and crops that the publisher did not make; independent of --seed
 TIMEOUT = 30  # seconds without a byte before the next address is tried
-WRONG_FILE = "what came is another file (its sha256 is not the published one)"
-SPLIT_SEED = 0  # of the splits that no publisher drew; independent of --seed
+WRONG_FILE = "the server sent another file"
+CACHED_ARRAYS = ("train_images", "test_images", "train_labels", "test_labels")
 
 
 class DataError(OSError):
-    """Data that is missing, damaged or not what it should be; the message names the file and what to do."""
+    """Data is missing, damaged or not the published data. The message names the file and says what to do."""
 
 
 class DownloadError(DataError):
-    """A file that is not there and that no address gave."""
+    """A file is missing, and no address gives it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 [n, h, w, c] and labels uint8 [n] (or None), as published: no scaling, no noise.
+    """Holds images and labels as they were published, without scaling or noise.
 
-    verified: whether every source file had its published sha256.
+    Images are uint8 [n, height, width, channels]. Labels are uint8 [n], or None if the data set has none.
+    `verified` says whether every source file has its published digest.
     """
 
     name: str
@@ -41,17 +42,40 @@ class Dataset:
     verified: bool = True
 
 
-class RemoteFile(NamedTuple):
-    """A published file: name, addresses in the order to try, sha256; for a .gz also the sha256 of what it holds.
+def split(num_images: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of training and test images of a fixed random split, each in increasing order."""
+    # RandomState, because NumPy promises that its streams never change.
+    order = np.random.RandomState(SPLIT_SEED).permutation(num_images)
+    return np.sort(order[:num_train]), np.sort(order[num_train:])
 
-    content_sha256(path) is for files with no published sha256 of their own: it digests what `sha256` is of instead.
+
+def sha256_of(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RemoteFile(NamedTuple):
+    """Describes a published file.
+
+    urls: the addresses, in the order in which they are tried.
+    sha256: the published digest.
+    unpacked_sha256: for a .gz file, the sha256 of the file in it, which is accepted as well. Empty for any other file.
+    digest: computes from a file on disk what is compared with `sha256`.
+    digest_name: what messages call this digest.
     """
 
     name: str
     urls: tuple[str, ...]
     sha256: str
-    unpacked_sha256: str | None = None
-    content_sha256: Callable[[Path], str] | None = None
+    unpacked_sha256: str = ""
+    digest: Callable[[Path], str] = sha256_of
+    digest_name: str = "its sha256"
+
+    @property
+    def unpacked_name(self) -> str:
+        """The name of the file in a .gz file."""
+        return self.name.removesuffix(".gz")
 
 
 class Source(NamedTuple):
@@ -62,129 +86,111 @@ class Source(NamedTuple):
     verified: bool
 
 
-def split(num_images, num_train):
-    """A fixed random split: (train indices, test indices), rising. RandomState, because its streams never change."""
-    order = np.random.RandomState(SPLIT_SEED).permutation(num_images)
-    return np.sort(order[:num_train]), np.sort(order[num_train:])
+def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Source:
+    """Returns the Source of a published file in `folder`. Downloads the file if it is not there.
 
+    A .gz file may be there unpacked instead. A file that is there is never replaced.
 
-def sha256_of(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fetch(file, folder, allow_unverified=False):
-    """The Source of a RemoteFile in `folder`: what is there with the right sha256 (a .gz or unpacked), or a download.
-
-    Raises DataError for a file with another sha256, unless allow_unverified takes it as it is; DownloadError where no
-    address gives the file. A file that is there is never replaced.
+    Raises DataError if the file there is not the published one and allow_unverified is false. Raises DownloadError if
+    no address gives the file.
     """
-    candidates = [(folder / file.name, file.sha256)]
+    published = {folder / file.name: file.sha256}
     if file.unpacked_sha256:
-        candidates.append((folder / file.name.removesuffix(".gz"), file.unpacked_sha256))
-    present = [(_source(path, sha256, file), sha256) for path, sha256 in candidates if path.is_file()]
-    good = [source for source, _ in present if source.verified or allow_unverified]
-    if good:
-        return max(good, key=lambda source: source.verified)
-    if present:
-        source, sha256 = present[0]
-        found = f"the sha256 of its content is {file.content_sha256(source.path)}" if file.content_sha256 else ""
-        raise DataError(
-            f"{source.path} is not the published file: {found or f'its sha256 is {source.sha256}'}, not {sha256}\n"
-            "remove it to have it downloaded, or accept it with --allow_unverified"
-        )
-    return _download(file, folder)
-
-
-def _source(path, sha256, file):
-    found = sha256_of(path)
-    return Source(path, found, sha256 == (file.content_sha256(path) if file.content_sha256 else found))
-
-
-def _download(file, folder):
-    """Tries each address; the file gets its final name only once its sha256 is known to be right."""
-    import pooch  # imports requests: a third of a second that a cached start does not need
-
-    pooch.get_logger().setLevel("ERROR")
-    folder.mkdir(parents=True, exist_ok=True)
-    failures = []
-    for url in file.urls:
-        downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
-        try:
-            print(f"downloading {url}", file=sys.stderr)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
-                known = None if file.content_sha256 else f"sha256:{file.sha256}"
-                path = Path(pooch.retrieve(url, known, file.name, scratch, downloader=downloader))
-                source = _source(path, file.sha256, file)
-                if source.verified:
-                    return source._replace(path=place(path, folder / file.name))
-                failures.append(f"  {url}: {WRONG_FILE}")
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError is pooch's for a wrong hash
-            failures.append(f"  {url}: {_reason(error)}")
-    raise DownloadError(
-        "\n".join([f"cannot get {file.name}:", *failures])
-        + f"\nput the file into {folder.resolve()} by hand "
-        + f"(sha256{' of its content' if file.content_sha256 else ''} {file.sha256})"
+        published[folder / file.unpacked_name] = file.unpacked_sha256
+    present = [_source(path, file, sha256) for path, sha256 in published.items() if path.is_file()]
+    if not present:
+        return _download(file, folder)
+    for source in present:
+        if source.verified:
+            return source
+    first = present[0]
+    if allow_unverified:
+        return first
+    raise DataError(
+        f"{first.path} is not the published file: "
+        f"{file.digest_name} is {file.digest(first.path)}, not {published[first.path]}\n"
+        "remove it to have it downloaded, or accept it with --allow_unverified"
     )
 
 
-def _reason(error):
-    """Why a download failed, in a few words: requests wraps the cause in several layers of its own."""
-    if isinstance(error, ValueError):
-        return WRONG_FILE
+def _source(path: Path, file: RemoteFile, published: str) -> Source:
+    """Returns the Source at `path`, which is verified if its digest is the published one."""
+    return Source(path, sha256_of(path), verified=file.digest(path) == published)
+
+
+def _download(file: RemoteFile, folder: Path) -> Source:
+    """Returns the Source of a file, downloaded from the first address that gives the published one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for url in file.urls:
+        print(f"downloading {url}", file=sys.stderr)
+        try:
+            return _download_from(url, file, folder)
+        except (OSError, ValueError) as error:  # the errors of requests are OSErrors, except for a malformed redirect
+            failures.append(f"  {url}: {_reason(error)}\n")
+    raise DownloadError(
+        f"cannot get {file.name}:\n{''.join(failures)}"
+        f"put the file into {folder.resolve()} by hand ({file.digest_name} is {file.sha256})"
+    )
+
+
+def _download_from(url: str, file: RemoteFile, folder: Path) -> Source:
+    """Returns the Source of a file, downloaded from this address. It gets its final name only after it is verified."""
+    import pooch  # imports requests: a third of a second, which a start from the cache does not need
+
+    pooch.get_logger().setLevel("ERROR")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+        # known_hash=None: the digest is checked below, since not every published digest is of the file's own bytes.
+        path = Path(pooch.retrieve(url, known_hash=None, fname=file.name, path=scratch, downloader=downloader))
+        source = _source(path, file, file.sha256)
+        if not source.verified:
+            raise DownloadError(f"{WRONG_FILE} ({file.digest_name} is not the published one)")
+        return source._replace(path=place(path, folder / file.name))
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a download failed, in a few words."""
+    if isinstance(error, DataError):
+        return str(error)
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code} {response.reason}"
-    while isinstance(cause := getattr(error, "reason", None) or next(iter(error.args), None), Exception):
-        error = cause
-    return f"{type(error).__name__}: {cause or error}"
+    cause = _innermost(error)
+    return f"{type(cause).__name__}: {cause}"
 
 
-def place(path, final):
-    """Moves a finished file of this user's to its final name in one step, readable for others as their umask says."""
-    umask = os.umask(0)
+def _innermost(error: Exception) -> Exception:
+    """Returns the first cause of an error.
+
+    The errors of requests and urllib3 hold the error that they wrap as an argument, or as `reason`.
+    """
+    for inner in (getattr(error, "reason", None), *error.args):
+        if isinstance(inner, Exception):
+            return _innermost(inner)
+    return error
+
+
+def place(path: Path, final: Path) -> Path:
+    """Renames a finished temporary file to its final name, in one step, and returns that name.
+
+    Temporary files can be read by their owner alone. The final file has the permissions of any new file.
+    """
+    umask = os.umask(0)  # the umask can only be read by setting it
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
     os.replace(path, final)
     return final
 
 
-MAT_READER = """
-import contextlib, sys
-import numpy, scipy.io
-with contextlib.suppress(ImportError, ValueError):  # ImportError: Windows
-    import resource
-    resource.setrlimit(resource.RLIMIT_AS, (2**32, resource.RLIM_INFINITY))
-path, result, *names = sys.argv[1:]
-content = scipy.io.loadmat(path, variable_names=names)
-numpy.savez(result, **{name: content[name] for name in names})
-"""
+def cached(
+    name: str, path: Path, decode: Callable[[], tuple[Dataset, Iterable[Source]]], allow_unverified: bool
+) -> Dataset:
+    """Returns the Dataset that `path` (.npz) holds, or else decodes it and writes it there.
 
-
-def read_mat_file(path, names):
-    """The arrays of those names in a MATLAB file.
-
-    SciPy reads it in a process of its own, with at most 4 GB: bytes that are damaged can make its reader crash.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        result = Path(scratch, "arrays.npz")
-        command = [sys.executable, "-c", MAT_READER, str(path), str(result), *names]
-        one_thread = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each would take of the 4 GB
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=one_thread, timeout=600)
-            if done.returncode:
-                raise ValueError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-            with np.load(result, allow_pickle=False) as arrays:
-                return [arrays[name] for name in names]
-        except Exception as error:  # NumPy's reader answers a file that is cut off with whatever it runs into
-            raise DataError(f"{path} cannot be read as a MATLAB file with {' and '.join(names)}: {error}") from None
-
-
-def cached(name, path, decode, allow_unverified):
-    """The Dataset that `decode() -> (Dataset, sources)` makes, kept in `path` (.npz) for the next start.
-
-    The cache records each source's sha256 and whether all were verified; unverified data is given out only with
-    allow_unverified, and read anew when a source has changed. A cache that cannot be read or written is done without.
+    decode() returns the Dataset and the Sources that it was read from. The cache records their sha256, and whether all
+    of them were verified. Unverified data is returned only with allow_unverified, and is decoded again if a source has
+    changed. A cache that cannot be read is replaced, and one that cannot be written is reported on stderr.
     """
     dataset = _read_cache(name, path, allow_unverified)
     if dataset is None:
@@ -193,34 +199,45 @@ def cached(name, path, decode, allow_unverified):
     return dataset
 
 
-ARRAYS = ("train_images", "test_images", "train_labels", "test_labels")
-
-
-def _read_cache(name, path, allow_unverified):
+def _read_cache(name: str, path: Path, allow_unverified: bool) -> Dataset | None:
+    """Returns the Dataset of a cache, or None if the cache cannot be read or must not be used."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            facts = json.loads(str(file["facts"]))
-            if not facts["verified"] and (not allow_unverified or _changed(facts["sources"])):
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            header = json.loads(str(content["header"]))
+            if not _may_be_used(header, allow_unverified):
                 return None
-            arrays = {array: file[array] if array in facts["arrays"] else None for array in ARRAYS}
-    except Exception:  # NumPy's and zipfile's readers answer damage with whatever they run into
+            arrays = {array: content[array] for array in CACHED_ARRAYS if array in header["arrays"]}
+            return Dataset(name, **arrays, verified=header["verified"])
+    except Exception:  # the readers of NumPy and zipfile raise errors of many kinds on a damaged file
         return None
-    return Dataset(name, **arrays, verified=facts["verified"])
 
 
-def _changed(sources):
-    return any(not Path(path).is_file() or sha256_of(path) != sha256 for path, sha256 in sources.items())
+def _may_be_used(header: dict[str, Any], allow_unverified: bool) -> bool:
+    """Returns whether a cache is verified, or else allowed, with sources that have not changed."""
+    if header["verified"]:
+        return True
+    return allow_unverified and not _have_changed(header["sources"])
 
 
-def _write_cache(dataset, sources, path):
-    arrays = {name: array for name in ARRAYS if (array := getattr(dataset, name)) is not None}
-    sources = {str(source.path): source.sha256 for source in sources}
-    facts = {"verified": dataset.verified, "sources": sources, "arrays": list(arrays)}
+def _have_changed(sources: dict[str, str]) -> bool:
+    """Returns whether any of the sources (path: sha256) is missing or has another sha256."""
+    return any(not Path(path).is_file() or sha256_of(Path(path)) != sha256 for path, sha256 in sources.items())
+
+
+def _write_cache(dataset: Dataset, sources: Iterable[Source], path: Path) -> None:
+    """Writes the cache, or prints why it cannot be written."""
+    arrays = {name: getattr(dataset, name) for name in CACHED_ARRAYS if getattr(dataset, name) is not None}
+    header = {
+        "verified": dataset.verified,
+        "sources": {str(source.path): source.sha256 for source in sources},
+        "arrays": list(arrays),
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:
             written = Path(scratch, path.name)
-            np.savez(written, facts=json.dumps(facts), **arrays)
+            np.savez(written, header=json.dumps(header), **arrays)
             place(written, path)
     except OSError as error:
         print(f"no cache of the decoded data: {error}", file=sys.stderr)

