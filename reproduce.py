@@ -1,59 +1,103 @@
-"""Trains, evaluates and draws the table of vae/experiments.py, copies what came of it to docs/, writes RESULTS.md."""
+"""Trains, evaluates and draws the experiments of report/experiments.py, fills docs/, and writes RESULTS.md."""
 
+import argparse
 import dataclasses
 import importlib
 import logging
 import math
-import shlex
 import sys
+from collections.abc import Sequence
 
-import config
+import cli
+from config import Config
+from report import experiments
 
 
-@config.script
-def main(argv=None):
-    from vae import experiments
+class ScriptFailed(Exception):
+    """A script that ended with another exit code than 0, after it printed the reason."""
 
-    args = config.parse_args(argv, __doc__, config.REPORT_FLAGS)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it takes many models in one process for retracing
-    known = [e.name for e in experiments.EXPERIMENTS]
-    if unknown := " ".join(sorted(set(args.only or ()) - set(known))):
-        return config.refuse("only", f"names out of {' '.join(known)}", unknown)
-    with config.tensorflow_environment():
-        from vae import results
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> int:
+    args = cli.parse_args(argv, __doc__, cli.REPORT_FLAGS)
+    chosen = choose_experiments(args.only)
+    with cli.tensorflow_environment():
+        from report import page
+
+    # TensorFlow takes the many models in this process for one function that is traced again and again, and warns.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     failed = []
-    for experiment in (e for e in experiments.EXPERIMENTS if e.name in (args.only or known)):
+    for experiment in chosen:
         print(f"\n{experiment.name} ({experiment.shows})", flush=True)
         try:
-            code = reproduce(experiment, args)
-        except OSError as error:  # of its files, which is no reason to leave out the others
-            code = print(error) or 1
-        if code > 1:  # stopped by a signal, or by a mistake that the others would repeat
-            return code
-        failed += [experiment.name] * code
-        results.write()
-    print(f"\nnot done, for the reasons above: {' '.join(failed)}" if failed else "\nall done: RESULTS.md")
-    return int(bool(failed))
+            reproduce(experiment, args)
+        except ScriptFailed as error:
+            # Above 1 it is a signal that stopped the script, or a mistake that the other experiments would repeat.
+            if error.exit_code > 1:
+                return error.exit_code
+            failed.append(experiment.name)
+        except OSError as error:
+            # A file of this experiment could not be read or written. The others do not need it.
+            print(error)
+            failed.append(experiment.name)
+        page.write()
 
-
-def reproduce(experiment, args):
-    """Trains on from what is there, evaluates what is not evaluated, draws and publishes; returns the exit code."""
-    from vae import results
-
-    epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
-    num_samples = math.ceil(experiment.num_samples * (args.epochs_scale or 1))
-    run = args.checkpoints_dir / experiment.config.run_name
-    steps = [("train", "--restore", "True", "--num_epochs", str(epochs))] if epochs else []
-    steps += [("evaluate", "--num_samples", str(num_samples)), *((name,) for name in experiment.scripts)]
-    for script, *options in steps:
-        if script == "evaluate" and results.evaluated(run, num_samples):
-            continue
-        own = {"latent_dim": 20} if script == "plots_latent_space_2d" else {}  # a default: no flag is written
-        words = shlex.split(config.command(script, dataclasses.replace(experiment.config, num_epochs=500, **own), args))
-        if code := importlib.import_module(script).main([*words[2:], *options]):
-            return code
-    results.publish(run, args.pictures_dir / run.name)
+    if failed:
+        print(f"\nnot done, for the reasons above: {' '.join(failed)}")
+        return 1
+    print(f"\nall done: {page.PAGE}")
     return 0
+
+
+def choose_experiments(names: Sequence[str] | None) -> list[experiments.Experiment]:
+    """Returns the experiments with these names, in the order of the table; all of them if names is None."""
+    known_names = [experiment.name for experiment in experiments.EXPERIMENTS]
+    if names is None:
+        names = known_names
+    unknown_names = sorted(set(names) - set(known_names))
+    if unknown_names:
+        known = " ".join(known_names)
+        raise cli.UsageError(f"argument --only: takes names out of {known}, got {' '.join(unknown_names)}")
+    return [experiment for experiment in experiments.EXPERIMENTS if experiment.name in names]
+
+
+def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> None:
+    """Trains, evaluates, draws and publishes an experiment's model. Finished training and evaluation are not repeated.
+
+    Raises ScriptFailed at the first script that fails, and OSError if the run's files cannot be read or copied.
+    """
+    from report import results
+
+    run = args.checkpoints_dir / experiment.config.run_name
+    num_samples = experiment.num_samples
+    if args.epochs_scale > 0:
+        num_samples = math.ceil(experiment.num_samples * args.epochs_scale)
+        num_epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
+        run_script("train", experiment, args, "--restore", "True", "--num_epochs", str(num_epochs))
+    if not results.is_evaluated(run, num_samples):
+        run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
+    for script_name in experiment.scripts:
+        run_script(script_name, experiment, args)
+    results.publish(run, args.pictures_dir / run.name)
+
+
+def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:
+    """Runs a script for an experiment's model. Raises ScriptFailed if its exit code is not 0.
+
+    No --num_epochs is given, except in more_arguments: a trained model is evaluated and drawn at the epoch it is at.
+    """
+    config = dataclasses.replace(experiment.config, num_epochs=Config.num_epochs)
+    if name == "plots_latent_space_2d":
+        # It has no --latent_dim, because it always takes a model with 2 latents. arguments() leaves a default out.
+        config = dataclasses.replace(config, latent_dim=Config.latent_dim)
+    script = importlib.import_module(name)
+    exit_code = script.main([*config.arguments(), *cli.path_arguments(args), *more_arguments])
+    if exit_code != 0:
+        raise ScriptFailed(exit_code)
 
 
 if __name__ == "__main__":

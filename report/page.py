@@ -1,0 +1,205 @@
+"""The page RESULTS.md: results.template.md, with its {fields} filled from the files in docs/.
+
+A field such as {mnist.nll} names an experiment and an attribute of its ResultText. To add a number to the page, add an
+attribute to ResultText and fill it in describe_run or add_metrics. To add a column to the tables, name the attribute in
+COLUMNS, too.
+"""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+from config import Config
+from report import results
+from report.experiments import EXPERIMENTS
+from report.results import Measure, Metrics
+from vae import files, runs
+
+PAGE = Path("RESULTS.md")
+TEMPLATE = Path(__file__).with_name("results.template.md")
+NOT_RUN = "not run"
+
+# The report finds this many of 20 latents in use (figure 4).
+REPORT_LATENTS_IN_USE = 14
+
+# The columns of the tables of runs: their headers, and the attributes of ResultText below them.
+COLUMNS = {
+    "command": "command",
+    "epochs": "epochs",
+    "time": "time",
+    "ELBO": "elbo",
+    "ELBO bits/dim": "elbo_bits_per_dim",
+    "NLL": "nll",
+    "NLL bits/dim": "nll_bits_per_dim",
+    "samples": "num_samples",
+    "active": "active_units",
+}
+
+# A picture in Markdown: ![caption](path).
+PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultText:
+    """What the page shows of one run. Whatever no file in docs/ says stays NOT_RUN; what does not apply is empty.
+
+    ELBO and NLL are in nats per image, except those in bits_per_dim; nll_of_q comes from samples of q(z|x) alone. The
+    numbers of samples are per image. share_of_active is the share that the first singular values, as many as there are
+    active units, have in the sum of all; share_of_first_14 is that of the first 14.
+    """
+
+    command: str
+    figures: str
+    epochs: str
+    time: str = NOT_RUN
+    elbo: str = NOT_RUN
+    elbo_bits_per_dim: str = NOT_RUN
+    nll: str = NOT_RUN
+    nll_bits_per_dim: str = NOT_RUN
+    num_samples: str = NOT_RUN
+    nll_of_q: str = NOT_RUN
+    nll_of_q_bits_per_dim: str = NOT_RUN
+    num_samples_of_q: str = NOT_RUN
+    active_units: str = NOT_RUN
+    singular_values: str = NOT_RUN
+    share_of_active: str = NOT_RUN
+    share_of_first_14: str = NOT_RUN
+
+
+def write() -> None:
+    """Writes RESULTS.md."""
+    text = render()
+    with files.replacing(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def render() -> str:
+    """Returns the text of RESULTS.md."""
+    texts = {experiment.name: describe_run(experiment.config) for experiment in EXPERIMENTS}
+    experiment_rows = [[experiment.shows, *make_cells(texts[experiment.name])] for experiment in EXPERIMENTS]
+    other_rows = [make_cells(describe_run(config)) for config in find_other_configs()]
+    page = TEMPLATE.read_text(encoding="utf-8").format(
+        experiments=format_table(["for", *COLUMNS], experiment_rows),
+        others=format_table(list(COLUMNS), other_rows),
+        **texts,
+    )
+    return PICTURE.sub(replace_missing_picture, page)
+
+
+def find_other_configs() -> list[Config]:
+    """Returns the Configs of the runs in docs/ that no experiment has, sorted by the runs' names."""
+    experiment_names = {experiment.config.run_name for experiment in EXPERIMENTS}
+    folders = sorted(results.RESULTS.glob("[!.]*"))
+    return [runs.read_config(folder).config for folder in folders if folder.name not in experiment_names]
+
+
+def describe_run(config: Config) -> ResultText:
+    """Returns what the files in docs/ say of the run of a Config. Raises RunError if one cannot be read."""
+    figures = (results.FIGURES / config.run_name).as_posix()
+    folder = results.RESULTS / config.run_name
+    if not folder.is_dir():
+        return ResultText(format_command(config), figures, epochs=format_epochs(0, config.num_epochs))
+
+    result = results.read(folder)
+    command = format_command(config)
+    if not result.data_verified:
+        command += " (unverified)"
+    values, running_shares = results.read_singular_values(config.run_name)
+    text = ResultText(
+        command=command,
+        figures=figures,
+        epochs=format_epochs(len(result.history), config.num_epochs),
+        time=format_time(sum(row.seconds for row in result.history)),
+        elbo=format_nats(result.elbo),
+        elbo_bits_per_dim=format_bits_per_dim(result.elbo),
+        singular_values=format_singular_values(values),
+        share_of_first_14=format_share(running_shares, REPORT_LATENTS_IN_USE),
+    )
+    if result.metrics is None:
+        return text
+    return add_metrics(text, result.metrics, running_shares)
+
+
+def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float]) -> ResultText:
+    """Returns the text with what comes from metrics.json."""
+    return dataclasses.replace(
+        text,
+        nll=format_nats(metrics.nll),
+        nll_bits_per_dim=format_bits_per_dim(metrics.nll),
+        num_samples="" if metrics.nll is None else str(metrics.num_samples),
+        nll_of_q=format_nats(metrics.nll_of_q),
+        nll_of_q_bits_per_dim=format_bits_per_dim(metrics.nll_of_q),
+        num_samples_of_q=str(metrics.num_samples_of_q),
+        active_units=str(metrics.num_active_units),
+        share_of_active=format_share(running_shares, metrics.num_active_units),
+    )
+
+
+def format_command(config: Config) -> str:
+    """Returns the command that trains a Config, as Markdown code."""
+    return f"`{shlex.join(['train.py', *config.arguments()])}`"
+
+
+def format_epochs(num_done: int, num_planned: int) -> str:
+    """Returns "500" for a run that is done, and "25 of 1000" for one that is not."""
+    if num_done < num_planned:
+        return f"{num_done} of {num_planned}"
+    return str(num_done)
+
+
+def format_time(seconds: float) -> str:
+    """Returns a time in minutes, or in seconds if it is below one minute."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min"
+
+
+def format_nats(measure: Measure | None) -> str:
+    """Returns a measure in nats per image, with its standard error if that is known."""
+    if measure is None:
+        return ""
+    if measure.standard_error is None:
+        return f"{measure.nats:.2f}"
+    return f"{measure.nats:.2f} ± {measure.standard_error:.2f}"
+
+
+def format_bits_per_dim(measure: Measure | None) -> str:
+    """Returns a measure in bits per dimension."""
+    if measure is None or measure.bits_per_dim is None:
+        return ""
+    return f"{measure.bits_per_dim:.3f}"
+
+
+def format_singular_values(values: list[float]) -> str:
+    """Returns the singular values on one line, or NOT_RUN if there are none."""
+    if not values:
+        return NOT_RUN
+    return " ".join(f"{value:.1f}" for value in values)
+
+
+def format_share(running_shares: list[float], count: int) -> str:
+    """Returns the share of the first `count` singular values in their sum, or NOT_RUN if there are not as many."""
+    if not 1 <= count <= len(running_shares):
+        return NOT_RUN
+    return f"{running_shares[count - 1]:.3f}"
+
+
+def make_cells(text: ResultText) -> list[str]:
+    """Returns a run's cells in a table, in the order of COLUMNS. They are empty where the page's text has NOT_RUN."""
+    cells = [getattr(text, attribute) for attribute in COLUMNS.values()]
+    return ["" if cell == NOT_RUN else cell for cell in cells]
+
+
+def format_table(header: list[str], rows: list[list[str]]) -> str:
+    """Returns a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def replace_missing_picture(match: re.Match[str]) -> str:
+    """Returns the matched PICTURE as it is, or "(caption: not drawn)" if its file does not exist."""
+    caption, path = match.groups()
+    if Path(path).exists():
+        return match[0]
+    return f"({caption}: not drawn)"

@@ -1,0 +1,203 @@
+"""The results of runs as small files in docs/: copying them there, and reading them back as numbers."""
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae import files, runs
+from vae.likelihoods import LIKELIHOODS
+from vae.training import HistoryRow
+
+# Each has one folder per run. Like all default paths, they are relative to the current folder.
+RESULTS = Path("docs/results")
+FIGURES = Path("docs/figures")
+
+
+class Measure(NamedTuple):
+    """A mean over the test images, in nats per image and in bits per dimension of the bytes.
+
+    standard_error (nats) is None if it is unknown, bits_per_dim if the likelihood is not a density of the bytes.
+    """
+
+    nats: float
+    standard_error: float | None
+    bits_per_dim: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What evaluate.py measured of a model, from the run's metrics.json.
+
+    `nll` comes from `num_samples` importance samples per image, and `nll_of_q` from the `num_samples_of_q` among them
+    that are drawn from q(z|x). Both are None if the model has no likelihood.
+    """
+
+    epoch: int
+    num_samples: int
+    num_samples_of_q: int
+    elbo: Measure
+    nll: Measure | None
+    nll_of_q: Measure | None
+    num_active_units: int
+    data_verified: bool
+
+
+class Quality(NamedTuple):
+    """Ranks the results of one run: compared field by field, the larger Quality is better."""
+
+    data_verified: bool
+    num_epochs: int
+    num_samples: int
+
+    def __str__(self) -> str:
+        return f"verified: {self.data_verified}, epochs: {self.num_epochs}, samples: {self.num_samples}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the small files in a run's folder say. `metrics` is None if evaluate.py has not written any."""
+
+    saved: runs.SavedConfig
+    history: list[HistoryRow]
+    metrics: Metrics | None
+
+    @property
+    def data_verified(self) -> bool:
+        """Whether the data was verified, both in training and in the evaluation."""
+        return self.saved.data_verified and (self.metrics is None or self.metrics.data_verified)
+
+    @property
+    def quality(self) -> Quality:
+        """How good the result is, compared with others of the same run."""
+        if self.metrics is None:
+            return Quality(self.data_verified, num_epochs=len(self.history), num_samples=0)
+        return Quality(self.data_verified, num_epochs=self.metrics.epoch, num_samples=self.metrics.num_samples)
+
+    @property
+    def elbo(self) -> Measure:
+        """The ELBO on the test images: from metrics.json, or else the last one in history.csv."""
+        if self.metrics is not None:
+            return self.metrics.elbo
+        tests = [row.test_elbo for row in self.history if math.isfinite(row.test_elbo)]
+        nats = tests[-1]
+        likelihood = LIKELIHOODS[self.saved.config.likelihood]
+        bits_per_dim = likelihood.bits_per_dim(-nats, math.prod(self.saved.image_shape))
+        return Measure(nats, standard_error=None, bits_per_dim=bits_per_dim)
+
+
+def read(folder: Path) -> Result:
+    """Reads the small files of a run's folder. Raises RunError if one is damaged. Only metrics.json may be missing."""
+    return Result(saved=runs.read_config(folder), history=runs.read_history(folder), metrics=read_metrics(folder))
+
+
+def read_metrics(folder: Path) -> Metrics | None:
+    """Reads metrics.json in a run's folder. Returns None if there is none; raises RunError if it is damaged."""
+    path = folder / "metrics.json"
+    try:
+        return parse_metrics(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except KeyError as error:
+        problem = f"it has no {error}"
+    except (OSError, ValueError, TypeError) as error:
+        problem = str(error)
+    raise runs.RunError(f"{path} cannot be read: {problem}\nremove it, and evaluate.py writes a new one")
+
+
+def parse_metrics(entries: dict[str, Any]) -> Metrics:
+    """Returns the Metrics in the entries of a metrics.json."""
+    return Metrics(
+        epoch=int(entries["epoch"]),
+        num_samples=int(entries["num_samples"]),
+        num_samples_of_q=int(entries["num_samples_of_q"]),
+        elbo=parse_measure(entries, "elbo"),
+        nll=parse_measure(entries, "nll") if entries["nll"] else None,
+        nll_of_q=parse_measure(entries, "nll_of_q") if entries["nll_of_q"] else None,
+        num_active_units=len(entries["active_units"]),
+        data_verified=used_verified_data(entries),
+    )
+
+
+def parse_measure(entries: dict[str, Any], name: str) -> Measure:
+    """Returns the Measure of a name that has an entry of its own and one in "bits_per_dim"."""
+    return Measure(
+        nats=float(entries[name]["mean"]),
+        standard_error=float(entries[name]["standard_error"]),
+        bits_per_dim=entries["bits_per_dim"][name],
+    )
+
+
+def used_verified_data(entries: dict[str, Any]) -> bool:
+    """Returns whether both the model and its evaluation used verified data.
+
+    Earlier versions of evaluate.py wrote one entry, the model's. There the evaluation counts as the model does.
+    """
+    if "data_verified" in entries:
+        return bool(entries["data_verified"])
+    return bool(entries["model"]["data_verified"] and entries["evaluation"]["data_verified"])
+
+
+def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
+    """Returns the singular values that plot_singular_values.py wrote for a run, and their running shares of the sum.
+
+    Both lists are empty if the run's singular values were not drawn.
+    """
+    path = FIGURES / run_name / "singular_values.csv"
+    if not path.is_file():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    values = [float(row["singular_value"]) for row in rows]
+    running_shares = [float(row["running_share"]) for row in rows]
+    return values, running_shares
+
+
+def is_evaluated(run: Path, num_samples: int) -> bool:
+    """Returns whether a run's metrics are those of its newest checkpoint, with num_samples or more per image.
+
+    Damaged metrics do not count, so that evaluate.py replaces them.
+    """
+    try:
+        metrics = read_metrics(run)
+    except runs.RunError:
+        return False
+    if metrics is None:
+        return False
+    return metrics.epoch == runs.saved_epoch(run) and metrics.num_samples >= num_samples
+
+
+def publish(run: Path, pictures: Path) -> None:
+    """Copies the small files of an evaluated run, and its pictures, into docs/.
+
+    A better result of the same run that is already there is kept instead, and the user is told.
+    """
+    published = RESULTS / run.name
+    new = read(run)
+    if published.is_dir():
+        old = read(published)
+        if old.quality > new.quality:
+            print(f"{published} ({old.quality}) and its figures are kept, because {run} ({new.quality}) is not as good")
+            return
+    for name in ("config.json", "metrics.json"):
+        copy(run / name, published / name)
+    for picture in sorted(pictures.glob("[!.]*")):
+        copy(picture, FIGURES / run.name / picture.name)
+    copy_history(run, published, num_epochs=new.quality.num_epochs)
+
+
+def copy(source: Path, destination: Path) -> None:
+    """Copies a file. The destination has its old content or its new one at any moment."""
+    with files.replacing(destination) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def copy_history(run: Path, published: Path, num_epochs: int) -> None:
+    """Copies history.csv up to num_epochs, at which the model was evaluated. Training may have gone on since."""
+    lines = (run / "history.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    header_and_rows = lines[: 1 + num_epochs]
+    with files.replacing(published / "history.csv") as temporary:
+        temporary.write_text("".join(header_and_rows), encoding="utf-8", newline="")
