@@ -2,16 +2,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 EPOCHS_SCALE = 1
+ONLY =
 
 .PHONY: help demo test faults style report benchmark clean
 
-help:  ## what there is to make
+help:  ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt
 .venv-benchmark/installed: requirements.txt requirements-benchmark.txt
 
-.venv/installed .venv-benchmark/installed:
+.venv/installed .venv/installed-dev .venv-benchmark/installed:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "this needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(@D)
@@ -21,22 +23,24 @@ help:  ## what there is to make
 demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model learned
 	$(BIN)/python train.py --num_epochs 20 --restore True
 	$(BIN)/python make_pictures.py
+	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
-test: .venv/installed  ## the test suite; no network, no data needed
+test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
-faults: .venv/installed  ## the slow tests: kills, full disks, fuzzing
+faults: .venv/installed-dev  ## run the slow tests: kills, full disks, fuzzing
 	$(BIN)/python -m pytest -n 0 tests/faults
 
-style: .venv/installed  ## ruff's linter and formatter
+style: .venv/installed-dev  ## run the linter and formatter ruff, and the type checker mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-report: .venv/installed  ## train, evaluate and draw all of the report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look
-	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(REPORT_FLAGS)
+report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
+	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY))
 
-benchmark: .venv/installed .venv-benchmark/installed  ## speed against PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes, 8 GB, a C++ compiler
-	.venv-benchmark/bin/python benchmarks/run.py
+benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes, 8 GB, a C++ compiler
+	.venv-benchmark/bin/python -m benchmarks.run
 
-clean:  ## remove .venv and caches; data, checkpoints and pictures stay
-	rm -rf .venv .venv-benchmark .pytest_cache .ruff_cache
+clean:  ## remove the environments and caches; data, checkpoints and pictures stay
+	rm -rf .venv .venv-benchmark .pytest_cache .ruff_cache .mypy_cache

@@ -1,67 +1,101 @@
-"""How the cost of an epoch grows with images, hidden size, latent size and batch size; docs/figures/growth.png."""
+"""Measures how the cost of an epoch grows with images, hidden size, latent size and batch size."""
 
 import itertools
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import numpy as np
 from matplotlib.figure import Figure
 
-import config
+import cli
+from config import Config
 
-EPOCHS = 5  # after one to warm up
+EPOCHS = 5  # one more comes first, to warm up
 SIZES = {
     "images": (7500, 15000, 30000, 60000),
     "hidden_size": (50, 100, 200, 400, 800, 1600),
     "latent_dim": (2, 10, 20, 50, 100, 200, 400),
     "batch_size": (10, 25, 50, 100, 200, 400, 800),
 }
-PICTURE = Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
+FIGURE_PATH = Path(__file__).parents[1] / "docs" / "figures" / "growth.png"
 
 
-def seconds(images, **options):
-    """The median seconds of an epoch of train.py's training."""
-    from vae import runs, training
+def section(images: np.ndarray) -> str:
+    """Returns the section on growth, and saves its figure. images: uint8 [60000, 28, 28, 1]."""
+    with cli.tensorflow_environment():
+        from vae import files
 
-    c = config.Config(**options)
-    state = training.create_state(runs.build(c, images.shape[1:]), c.learning_rate)
-    epochs = training.fit(state, images, EPOCHS + 1, c.batch_size, c.seed, test_elbo=lambda: 0.0)
-    return statistics.median(row["seconds"] for row in itertools.islice(epochs, 1, None))
+    times = measure(images)
+    files.save_figure(draw(times), FIGURE_PATH)
+    return "\n\n".join(
+        [
+            "## How the cost grows",
+            "![seconds an epoch](../docs/figures/growth.png)",
+            f"Binarized MNIST, with all other parameters at their defaults. Times are medians of {EPOCHS} epochs.",
+            make_list(times),
+        ]
+    )
 
 
-def measure(images):
-    """{what grows: [seconds]} as SIZES; all else as the defaults have it."""
-    times = {name: [] for name in SIZES}
+def measure(images: np.ndarray) -> dict[str, list[float]]:
+    """Returns the seconds per epoch for every size in SIZES, with everything else at its default."""
+    times: dict[str, list[float]] = {}
     for name, sizes in SIZES.items():
+        times[name] = []
         for size in sizes:
-            part, options = (images[:size], {}) if name == "images" else (images, {name: size})
-            times[name].append(seconds(part, **options))
-            print(f"{name} {size}: {times[name][-1]:.3f} s", file=sys.stderr, flush=True)
+            if name == "images":
+                seconds = seconds_per_epoch(images[:size], Config())
+            else:
+                parameter: dict[str, Any] = {name: size}
+                seconds = seconds_per_epoch(images, Config(**parameter))
+            print(f"{name} {size}: {seconds:.3f} s", file=sys.stderr, flush=True)
+            times[name].append(seconds)
     return times
 
 
-def draw(times):
+def seconds_per_epoch(images: np.ndarray, config: Config) -> float:
+    """Returns the median time of an epoch of training, as train.py does it, but without a test ELBO."""
+    from vae import runs, training
+
+    model = runs.build(config, images.shape[1:])
+    state = training.create_state(model, config.learning_rate)
+    history = training.fit(
+        state,
+        images,
+        num_epochs=EPOCHS + 1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        test_elbo=lambda: 0.0,
+    )
+    after_warm_up = itertools.islice(history, 1, None)
+    return statistics.median(row.seconds for row in after_warm_up)
+
+
+def draw(times: dict[str, list[float]]) -> Figure:
+    """Returns a figure with a panel for each row of SIZES, on logarithmic axes."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (name, sizes) in zip(figure.subplots(1, len(SIZES), sharey=True), SIZES.items(), strict=True):
+    panels = figure.subplots(1, len(SIZES), sharey=True)
+    for axes, (name, sizes) in zip(panels, SIZES.items(), strict=True):
         axes.loglog(sizes, times[name], "o-")
-        axes.set_xlabel(name.replace("_", " "))
+        axes.set_xlabel(in_words(name))
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("seconds an epoch")
+    panels[0].set_ylabel("seconds an epoch")
     return figure
 
 
-def section(images):
-    """The Markdown, with the picture drawn."""
-    with config.tensorflow_environment():
-        from vae import runs
-    times = measure(images)
-    runs.save_picture(draw(times), PICTURE)
-    lines = ["## How the cost grows", "![seconds an epoch](../docs/figures/growth.png)"]
-    lines.append("Binarized MNIST, all else at its default; medians of 5 epochs.")
+def make_list(times: dict[str, list[float]]) -> str:
+    """Returns a Markdown list with the numbers of the figure."""
+    items = []
     for name, sizes in SIZES.items():
-        cells = [f"{size}: {value:.2f}" for size, value in zip(sizes, times[name], strict=True)]
-        lines.append(f"- {name.replace('_', ' ')} (seconds): " + ", ".join(cells))
-    return "\n\n".join(lines[:3]) + "\n\n" + "\n".join(lines[3:])
+        numbers = [f"{seconds:.2f} s for {size}" for size, seconds in zip(sizes, times[name], strict=True)]
+        items.append(f"- {in_words(name)}: {', '.join(numbers)}")
+    return "\n".join(items)
+
+
+def in_words(name: str) -> str:
+    """Returns the name of a flag as words."""
+    return name.replace("_", " ")

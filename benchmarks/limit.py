@@ -1,157 +1,115 @@
-"""What the machine's arithmetic alone takes for an epoch, part by part, taking turns with the contenders.
+"""The limit: how long the arithmetic of an epoch alone takes on this machine. It takes turns like a contender.
 
-flat: the matrix products of forward and backward pass (the fastest of NumPy, TensorFlow op by op, and TensorFlow
-compiled by XLA in one loop), one pass of Adam over the weights a step, and one pass of the Bernoulli loss and its
-gradient over the outputs a step. conv3: the operations, counted, over the rate of the machine's fastest large product.
+flat: the matrix products of the forward and the backward pass, and for each step one pass of Adam over the weights and
+one pass of the Bernoulli loss and its gradient over the outputs. The products run in NumPy, in TensorFlow one by one,
+and in TensorFlow in one loop compiled by XLA. The fastest of the three counts.
+
+conv3: the number of operations, divided by the rate of the machine's fastest product of two large matrices.
 """
 
-import sys
+import math
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from turns import BATCH, LATENT, arguments, start
+import cli
+from benchmarks import arithmetic, turns
+from config import Config
 
-import config
+with cli.tensorflow_environment():
+    from vae import networks, runs
 
-SIZES = (2048, 4096)  # of the square products that the machine's rate is measured with
-
-
-def products(tf, shapes, steps):
-    """A function for each of NumPy, TensorFlow and XLA that runs one epoch's matrix products."""
-    rng = np.random.default_rng(0)
-
-    def draw(*shape):
-        return rng.standard_normal(shape, dtype=np.float32) / np.float32(shape[0] ** 0.5)
-
-    layers = [(draw(BATCH, i), draw(i, o), draw(BATCH, o)) for i, o in shapes]
-
-    def with_numpy():
-        for _ in range(steps):
-            for place, (inputs, weights, gradient) in enumerate(layers):
-                _ = inputs @ weights, inputs.T @ gradient
-                if place:  # nothing asks for the gradient of the images
-                    _ = gradient @ weights.T
-
-    # A constant's products would be computed once and for all: variables are not folded away.
-    variables = [tuple(map(tf.Variable, layer)) for layer in layers]
-
-    @tf.function(autograph=False)
-    def one_step():
-        results = []
-        for place, (inputs, weights, gradient) in enumerate(variables):
-            results += [tf.matmul(inputs, weights), tf.matmul(inputs, gradient, transpose_a=True)]
-            results += [tf.matmul(gradient, weights, transpose_b=True)] if place else []
-        return tf.add_n([result[0, 0] for result in results])
-
-    def with_tensorflow():
-        for _ in range(steps):
-            one_step()
-
-    @tf.function(jit_compile=True, autograph=False)
-    def compiled():
-        # A chain of products only, as the network without all else; what a step makes goes into the next, since XLA
-        # would move what never changes out of the loop.
-        def body(i, x, *_):
-            inputs, h, weights = [], x, [layer[1] for layer in variables]
-            for w in weights:
-                inputs.append(h[:, : w.shape[0]])  # of the 2L outputs of the encoder, L
-                h = tf.matmul(inputs[-1], w)
-            gradient, gradients = x, []
-            for place in reversed(range(len(weights))):
-                gradient = tf.tile(gradient, (1, weights[place].shape[1] // gradient.shape[1]))  # from L to 2L
-                gradients.append(tf.matmul(inputs[place], gradient, transpose_a=True))
-                if place:
-                    gradient = tf.matmul(gradient, weights[place], transpose_b=True)
-            return i + 1, h, *gradients
-
-        zeros = [tf.zeros(shape) for shape in reversed(shapes)]
-        last = tf.while_loop(lambda i, *_: i < steps, body, (0, variables[0][0].read_value(), *zeros))
-        return tf.add_n([array[0, 0] for array in last[1:]])
-
-    return {"NumPy": with_numpy, "TensorFlow": with_tensorflow, "XLA": lambda: compiled().numpy()}
+PRODUCTS_ONE_BY_ONE = ("NumPy", "TensorFlow")
+ALL_PRODUCTS = (*PRODUCTS_ONE_BY_ONE, "XLA")
+SQUARE_SIZES = (2048, 4096)  # the sizes of the matrices that the rate is measured with
+RUNS_OF_A_PRODUCT = 3
 
 
-def adam(tf, shapes, steps):
-    """One epoch's passes of Adam over weights, moments and gradient, in one compiled loop."""
-    size = sum(i * o + o for i, o in shapes)
-    weights, first, second = (tf.Variable(tf.zeros(size)) for _ in range(3))
-    gradient = tf.constant(np.random.default_rng(0).standard_normal(size, dtype=np.float32))
+def measure_flat(images: np.ndarray, hidden_size: int) -> Iterator[dict[str, float]]:
+    """Yields for each turn the limit of the flat model, in seconds per epoch, and the seconds of its parts.
 
-    @tf.function(jit_compile=True, autograph=False)
-    def run():
-        def body(i):
-            m = first.assign_add(0.1 * (gradient - first))
-            v = second.assign_add(0.001 * (gradient * gradient - second))
-            weights.assign_sub(0.001 * m / (tf.sqrt(v) + 1e-8))
-            return (i + 1,)
-
-        return tf.while_loop(lambda i: i < steps, body, (0,))[0]
-
-    return lambda: run().numpy()
-
-
-def loss(tf, pixels, steps):
-    """One epoch's passes of the Bernoulli log-likelihood and its gradient over logits [100, pixels]."""
-    logits = tf.Variable(np.random.default_rng(0).standard_normal((BATCH, pixels), dtype=np.float32))
-    x = tf.constant(np.random.default_rng(1).integers(0, 2, (BATCH, pixels)).astype(np.float32))
-
-    @tf.function(jit_compile=True, autograph=False)
-    def run():
-        def body(i, total):
-            value = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, logits))
-            logits.assign_sub(1e-6 * (tf.sigmoid(logits) - x))
-            return i + 1, total + value
-
-        return tf.while_loop(lambda i, _: i < steps, body, (0, 0.0))[1]
-
-    return lambda: run().numpy()
+    `seconds_one_by_one` is the limit without XLA's loop of products.
+    """
+    steps = len(images) // turns.BATCH_SIZE
+    pixels = images[0].size
+    shapes = [
+        (pixels, hidden_size),
+        (hidden_size, hidden_size),
+        (hidden_size, 2 * turns.LATENT_DIM),
+        (turns.LATENT_DIM, hidden_size),
+        (hidden_size, hidden_size),
+        (hidden_size, pixels),
+    ]
+    layers = arithmetic.make_layers(shapes)
+    variables = arithmetic.make_variables(layers)
+    parts = {
+        "NumPy": arithmetic.make_numpy_epoch(layers, steps),
+        "TensorFlow": arithmetic.make_tensorflow_epoch(variables, steps),
+        "XLA": arithmetic.make_xla_epoch(variables, steps),
+        "Adam": arithmetic.make_adam_epoch(shapes, steps),
+        "loss": arithmetic.make_loss_epoch(pixels, steps),
+    }
+    while True:
+        times = {name: seconds_of(run_epoch) for name, run_epoch in parts.items()}
+        yield {
+            "seconds": sum_of_parts(times, ALL_PRODUCTS),
+            "seconds_one_by_one": sum_of_parts(times, PRODUCTS_ONE_BY_ONE),
+            **times,
+        }
 
 
-def seconds(function):
-    begun = time.perf_counter()
+def sum_of_parts(times: dict[str, float], products: Sequence[str]) -> float:
+    """Returns the seconds of the fastest of these kinds of products, of Adam, and of the loss, added up."""
+    return min(times[name] for name in products) + times["Adam"] + times["loss"]
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Returns how long a call takes, in seconds."""
+    started = time.perf_counter()
     function()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
-def flat_turns(tf, images, hidden_size, turn):
-    h, d, steps = hidden_size, images[0].size, len(images) // BATCH
-    shapes = [(d, h), (h, h), (h, 2 * LATENT), (LATENT, h), (h, h), (h, d)]
-    parts = {**products(tf, shapes, steps), "Adam": adam(tf, shapes, steps), "loss": loss(tf, d, steps)}
+def measure_conv3(images: np.ndarray) -> Iterator[dict[str, float]]:
+    """Yields for each turn the limit of conv3, in seconds per epoch, and the operations per second behind it."""
+    operations = count_conv3_operations(images)
+    products = arithmetic.make_square_products(SQUARE_SIZES)
     while True:
-        times = {name: seconds(function) for name, function in parts.items()}
-        fastest = min(times[name] for name in ("NumPy", "TensorFlow", "XLA"))
-        turn(**times, limit=fastest + times["Adam"] + times["loss"])
+        rate = max(measure_rate(size, product) for size, product in products)
+        yield {"seconds": operations / rate, "rate": rate}
 
 
-def conv3_turns(tf, images, turn):
-    from vae import runs
-    from vae.networks import multiply_adds
-
-    model = runs.build(config.Config(vae_type="conv3"), images.shape[1:])
-    # A multiply and an add, three times over: forward, and the gradients of inputs and of weights; but no gradient of
-    # the images, whose layer is the first with weights.
-    first = next(layer for layer in model.encoder.layers if hasattr(layer, "kernel"))
-    of_images = np.prod(first.kernel.shape) * np.prod(first.output.shape[1:-1])
-    flops = 2 * len(images) * (3 * (multiply_adds(model.encoder) + multiply_adds(model.decoder)) - of_images)
-    squares = [np.random.default_rng(0).random((n, n), dtype=np.float32) for n in SIZES]
-    makers = [lambda a=a: a @ a for a in squares]
-    makers += [lambda a=a: tf.matmul(a, a)[0, 0].numpy() for a in map(tf.constant, squares)]
-    while True:
-        rates = [2 * n**3 / min(seconds(make) for _ in range(3)) for n, make in zip(2 * SIZES, makers, strict=True)]
-        turn(rate=max(rates), limit=flops / max(rates))
+def count_conv3_operations(images: np.ndarray) -> int:
+    """Returns the number of multiplications and additions in an epoch of conv3."""
+    model = runs.build(Config(vae_type="conv3"), images.shape[1:])
+    forward = networks.multiply_adds(model.encoder) + networks.multiply_adds(model.decoder)
+    # The backward pass repeats each multiply-add of the forward pass twice: for the gradient of the weights, and for
+    # that of the inputs. Only the inputs of the first layer, which are the images, need no gradient.
+    first_layer = next(layer for layer in model.encoder.layers if hasattr(layer, "kernel"))
+    positions = math.prod(first_layer.output.shape[1:-1])
+    image_gradient = math.prod(first_layer.kernel.shape) * positions
+    return 2 * len(images) * (3 * forward - image_gradient)
 
 
-def main():
-    args = arguments(__doc__, "flat", "conv3")
+def measure_rate(size: int, product: Callable[[], object]) -> float:
+    """Returns the operations per second of a product of two matrices [size, size], in the fastest of a few runs."""
+    seconds = min(seconds_of(product) for _ in range(RUNS_OF_A_PRODUCT))
+    # Each of the size^2 results takes `size` multiplications and as many additions.
+    return 2 * size**3 / seconds
+
+
+def main() -> None:
+    """Measures the limit once in each turn, without end."""
+    args = turns.parse_arguments(__doc__, "flat", "conv3")
     images = np.load(args.images)
-    with config.tensorflow_environment():
-        import tensorflow as tf
-    turn = start(epochs=1)
-    flat_turns(tf, images, args.hidden_size, turn) if args.kind == "flat" else conv3_turns(tf, images, turn)
+    if args.kind == "flat":
+        measurements = measure_flat(images, args.hidden_size)
+    else:
+        measurements = measure_conv3(images)
+    while True:
+        turns.wait_for_turn()
+        turns.report(**next(measurements))
 
 
 if __name__ == "__main__":

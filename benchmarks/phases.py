@@ -1,59 +1,121 @@
-"""What train.py does to the end of its first epoch, phase by phase, and a save: seconds as JSON.
+"""Does what train.py does until the end of its first epoch, then saves: python -m benchmarks.phases DATA_DIR FOLDER.
 
-python benchmarks/phases.py DATA_DIR FOLDER, with time.time() just before this process was started in BEGUN.
+Prints the seconds of each phase as JSON. The environment variable STARTED has the time at which the process started.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import config
+import cli
+from config import Config
 
+if TYPE_CHECKING:  # at run time, these imports are one of the phases
+    import tensorflow as tf
+
+    from datasets import Dataset
+
+HISTORY_ROWS = 500
 SAVES = 10
 
 
-def main():
-    marks, begun = {}, float(os.environ["BEGUN"])
+class Stopwatch:
+    """Measures phases that follow one another."""
 
-    def mark(name):
-        nonlocal begun
-        marks[name] = marks.get(name, 0) + time.time() - begun
-        begun = time.time()
+    def __init__(self, started: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self._phase_started = started
 
-    mark("Python starts")
-    with config.tensorflow_environment():
-        import datasets
+    def end_phase(self, name: str) -> None:
+        """Records the seconds since the previous phase ended. Phases with the same name are added up."""
+        seconds = time.time() - self._phase_started
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._phase_started = time.time()
+
+
+def main() -> None:
+    """Measures the phases and prints them."""
+    watch = Stopwatch(started=float(os.environ["STARTED"]))
+    watch.end_phase("Python starts")
+    data_dir, folder = map(Path, sys.argv[1:])
+    measure_imports(watch)
+    data = measure_data(watch, data_dir)
+    state = measure_epoch(watch, data)
+    measure_saves(watch, state, data, folder)
+    print(json.dumps(watch.seconds))
+
+
+def measure_imports(watch: Stopwatch) -> None:
+    """Imports what train.py imports."""
+    with cli.tensorflow_environment():
+        import datasets  # noqa: F401
         from vae import evaluation, figures, runs, signals, training  # noqa: F401
     import tqdm  # noqa: F401
 
-    mark("imports, TensorFlow among them")
-    data = datasets.load("mnist", Path(sys.argv[1]))
-    mark("data, from the decoded cache")
-    c = config.Config()
-    state = training.create_state(runs.build(c, data.train_images.shape[1:]), c.learning_rate)
-    mark("model and optimizer")
-    evaluate = evaluation.test_elbo(state.model, data.test_images)
-    mark("preparing the test set")
-    blocks = []
+    watch.end_phase("imports, TensorFlow among them")
 
-    def on_steps(count):
-        mark(f"preparing, compiling, {count} steps" if not blocks else f"the next {count} steps")
-        blocks.append(count)
 
-    next(training.fit(state, data.train_images, 1, c.batch_size, c.seed, evaluate, on_steps))
-    mark("compiling the test ELBO, the first one")
-    with runs.Run(Path(sys.argv[2], "run")) as run:
-        run.history = [dict.fromkeys(training.HISTORY, 0.1)] * 500
-        run.save(state, c, data.train_images.shape[1:], True)
-        mark("the first save")
+def measure_data(watch: Stopwatch, data_dir: Path) -> Dataset:
+    """Loads MNIST, for which a decoded copy must already exist."""
+    import datasets
+
+    data = datasets.load("mnist", data_dir, allow_unverified=False)
+    watch.end_phase("data, from the decoded cache")
+    return data
+
+
+def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
+    """Trains a new model for one epoch, and returns the state that training changes."""
+    from vae import evaluation, runs, training
+
+    config = Config()
+    model = runs.build(config, data.train_images.shape[1:])
+    state = training.create_state(model, config.learning_rate)
+    watch.end_phase("model and optimizer")
+    test_elbo = evaluation.make_test_elbo(model, data.test_images)
+    watch.end_phase("preparing the test set")
+    blocks_done = 0
+
+    def end_block(num_steps: int) -> None:
+        nonlocal blocks_done
+        if blocks_done == 0:
+            watch.end_phase(f"preparing, compiling, {num_steps} steps")
+        else:
+            watch.end_phase(f"the next {num_steps} steps")
+        blocks_done += 1
+
+    history = training.fit(
+        state,
+        data.train_images,
+        num_epochs=1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        test_elbo=test_elbo,
+        on_steps=end_block,
+    )
+    next(history)
+    watch.end_phase("compiling the test ELBO, the first one")
+    return state
+
+
+def measure_saves(watch: Stopwatch, state: tf.train.Checkpoint, data: Dataset, folder: Path) -> None:
+    """Saves the state in a run's folder. The phase "save" is the mean of all saves but the first."""
+    from vae import runs, training
+
+    image_shape = data.train_images.shape[1:]
+    with runs.training_run(folder) as run:
+        run.history = [training.HistoryRow(epoch, 0.1, 0.1, 0.1, 0.1, 0.1) for epoch in range(1, HISTORY_ROWS + 1)]
+        run.save(state, Config(), image_shape, data_verified=True)
+        watch.end_phase("the first save")
         for _ in range(SAVES):
-            run.save(state, c, data.train_images.shape[1:], True)
-        mark("save")
-    marks["save"] /= SAVES
-    print(json.dumps(marks))
+            run.save(state, Config(), image_shape, data_verified=True)
+        watch.end_phase("save")
+    watch.seconds["save"] /= SAVES
 
 
 if __name__ == "__main__":

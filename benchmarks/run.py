@@ -1,73 +1,121 @@
-"""Runs the benchmarks and writes benchmarks/RESULTS.md: python benchmarks/run.py [--data_dir data]
-
-What stands in RESULTS.md from "## Tried" on is written by hand, and kept.
-"""
+"""Runs the benchmarks and writes benchmarks/RESULTS.md. The part from "## Tried" on is written by hand, and kept."""
 
 import datetime
 import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import compare
-import growth
-import startup
+import numpy as np
 
-import config
+import cli
 import datasets
+from benchmarks import compare, growth, rounds, startup, turns
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEAD = """# Benchmarks
+NOTES_HEADING = "## Tried"
+INTRODUCTION = """# Benchmarks
 
 Written by `make benchmark` on {date}. {machine}
 
-An epoch is timed from its first step to its last, with its data prepared on the way (drawn anew each epoch), by NumPy
-on a thread where nothing else is said. All of a table work in turn, three epochs each, in processes of their own with
-as many threads as each likes: {warm_ups} round to warm up, then {rounds}, each beginning with another. Seconds are
-medians; ratios are medians of the rounds' ratios, so that a machine that changes its pace between rounds does not
-matter. ELBO: of the training images in the last of these epochs. Only ratios compare between machines."""
-TUNING = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")  # everyone at their own defaults
+An epoch is timed from its first step to its last. The data is drawn again for each epoch. NumPy prepares it on a thread
+while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
+Each program runs in its own process, with as many threads as it likes. After {warm_ups} warm-up round, {rounds} rounds are
+measured. Each round starts with a different program. Seconds are medians over the rounds. Ratios are medians of the
+ratios within each round, so changes in the machine's speed between rounds do not matter. The ELBO is the mean over the
+training images in the last epoch. Only ratios can be compared between machines."""
+# All libraries run with their defaults, and Python keeps its compiled files as usual.
+TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")
+VECTOR_EXTENSIONS = ("avx512f", "avx2", "avx")  # the widest first
 
 
-def machine():
-    names = [line.split(":")[1].strip() for line in read("/proc/cpuinfo") if line.startswith("model name")]
-    flags = next((line for line in read("/proc/cpuinfo") if line.startswith("flags")), "")
-    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    processor = names[0] if names else platform.processor()
-    return (
-        f"The machine: {os.cpu_count()} cores of {processor} ({widest}), {memory:.0f} GiB, no GPU used; "
-        f"{platform.system()}, Python {platform.python_version()}, {versions}."
+@cli.script
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures section after section, and writes the page after each of them."""
+    args = cli.parse_args(argv, __doc__, ("data_dir",))
+    prepare_environment()
+    images = datasets.load("mnist", args.data_dir, allow_unverified=False).train_images
+    notes = read_notes()
+    finished = []
+    for section in measure_sections(images, args.data_dir):
+        finished.append(section)
+        page = "\n\n".join([*finished, notes])
+        RESULTS.write_text(page, encoding="utf-8")
+
+
+def prepare_environment() -> None:
+    """Removes the variables that tune a library from the environment, and hides the GPUs."""
+    for name in list(os.environ):
+        if name.startswith(TUNING_VARIABLES):
+            del os.environ[name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def read_notes() -> str:
+    """Returns the part of RESULTS.md that is written by hand."""
+    _, heading, notes = RESULTS.read_text(encoding="utf-8").partition(NOTES_HEADING)
+    return heading + notes
+
+
+def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
+    """Yields the measured sections of RESULTS.md. images: those of MNIST for training, uint8 [60000, 28, 28, 1]."""
+    top = f"{introduction()}\n\n## Comparison with other libraries and the limit"
+    yield f"{top}\n\n{compare.flat_section(images, hidden_size=200)}"
+    yield compare.flat_section(images, hidden_size=500)
+    yield compare.conv3_section(images)
+    yield startup.section(data_dir)
+    yield growth.section(images)
+
+
+def introduction() -> str:
+    """Returns the top of RESULTS.md: the date, the machine, and how the numbers were measured."""
+    return INTRODUCTION.format(
+        date=datetime.date.today(),
+        machine=describe_machine(),
+        epochs_per_turn=turns.EPOCHS_PER_TURN,
+        warm_ups=rounds.WARM_UPS,
+        rounds=rounds.ROUNDS,
     )
 
 
-def read(path):
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+def describe_machine() -> str:
+    """Returns a sentence with the processor, the memory, and the versions of the libraries."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    return (
+        f"Machine: {os.cpu_count()} cores of {processor_name()} ({vector_extension()}), {memory / 2**30:.0f} GiB of "
+        f"memory, no GPU used. Software: {platform.system()}, Python {platform.python_version()}, {versions}."
+    )
 
 
-@config.script
-def main(argv=None):
-    args = config.parse_args(argv, __doc__, ("data_dir",))
-    for name in [name for name in os.environ if name.startswith(TUNING)]:
-        del os.environ[name]
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    images = datasets.load("mnist", args.data_dir).train_images
-    facts = {
-        "date": datetime.date.today(),
-        "machine": machine(),
-        "rounds": compare.ROUNDS,
-        "warm_ups": compare.WARM_UPS,
-    }
-    _, _, tried = RESULTS.read_text(encoding="utf-8").partition("## Tried")
-    parts = [HEAD.format(**facts), "## Against the peers and the limit"]
-    sections = [lambda: compare.flat(images, 200), lambda: compare.flat(images, 500), lambda: compare.conv3(images)]
-    for section in (*sections, lambda: startup.section(args.data_dir), lambda: growth.section(images)):
-        parts.append(section())
-        RESULTS.write_text("\n\n".join(parts) + "\n\n## Tried" + tried, encoding="utf-8")
+def processor_name() -> str:
+    """Returns the name of the processor."""
+    return read_cpuinfo().get("model name", platform.processor())
+
+
+def vector_extension() -> str:
+    """Returns the widest of the VECTOR_EXTENSIONS that the processor has."""
+    flags = read_cpuinfo().get("flags", "")
+    for name in VECTOR_EXTENSIONS:
+        if name in flags:
+            return name
+    return "no AVX"
+
+
+def read_cpuinfo() -> dict[str, str]:
+    """Returns what Linux knows of the first core: its fields and their values. Empty on other systems."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first_core, *_ = path.read_text().split("\n\n")
+    fields = {}
+    for line in first_core.splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
+    return fields
 
 
 if __name__ == "__main__":

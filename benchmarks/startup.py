@@ -1,4 +1,4 @@
-"""Start-up and the small things: phases of the first epoch, whole processes, a save, memory with SVHN's size."""
+"""Measures a start phase by phase, and the time and memory of whole scripts, also with data of SVHN's size."""
 
 import json
 import statistics
@@ -6,98 +6,146 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.io import savemat
 
+from benchmarks.markdown import markdown_table
+
 ROOT = Path(__file__).parents[1]
-BIN = ROOT / ".venv" / "bin" / "python"
-PYTHON = str(BIN) if BIN.exists() else sys.executable  # a user's: with JAX beside it, TensorFlow's import takes longer
-WATCHER = """
-import json, os, resource, subprocess, sys, time
-os.environ["BEGUN"] = repr(begun := time.time())
-code = subprocess.run(sys.argv[1:]).returncode
-seconds, peak = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps([seconds, peak * (1 if sys.platform == "darwin" else 1024)]), file=sys.stderr)
-sys.exit(code)
-"""
-ROUNDS = 3
+ROUNDS = 3  # one more comes first, to warm up
+SVHN_SIZES = {"train": 73257, "test": 26032}
 
 
-def run(*command):
-    """Runs a Python command: (seconds, peak memory in bytes of its largest process, what it printed)."""
-    words = [PYTHON, "-c", WATCHER, PYTHON, *map(str, command)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
-    return *json.loads(done.stderr.splitlines()[-1]), done.stdout
+class Measurement(NamedTuple):
+    """What a command took: seconds, the peak memory of its largest process in bytes, and what it printed."""
+
+    seconds: float
+    peak_memory: float
+    output: str
 
 
-def phases(data_dir, scratch):
-    """Medians of each phase of a start, seconds, and of a save."""
-    rows = []
-    for place in range(ROUNDS + 1):
-        command = "benchmarks/phases.py", data_dir, Path(scratch, f"phases{place}")
-        rows.append(json.loads(run(*command)[2]))
-    return {name: statistics.median(row[name] for row in rows[1:]) for name in rows[0]}
-
-
-def whole(data_dir, scratch):
-    """{command: (median seconds, peak memory)} of the scripts as a user runs them, on a small model."""
-    folders = ["--checkpoints_dir", Path(scratch, "c"), "--pictures_dir", Path(scratch, "p"), "--data_dir", data_dir]
-    commands = {
-        "train.py --help": ["train.py", "--help"],
-        "train.py --num_epochs 1 --overwrite": ["train.py", "--num_epochs", "1", "--overwrite", *folders],
-        "make_pictures.py": ["make_pictures.py", *folders],
-        "evaluate.py --num_samples 5": ["evaluate.py", "--num_samples", "5", *folders],
-    }
-    times = {name: [] for name in commands}
-    for _ in range(ROUNDS + 1):
-        for name, command in commands.items():
-            times[name].append(run(*command)[:2])
-    return {name: tuple(map(statistics.median, zip(*rows[1:], strict=True))) for name, rows in times.items()}
-
-
-def svhn(scratch):
-    """{what: (seconds, peak memory)} of training on files of SVHN's sizes, made here."""
-    data, rng = Path(scratch, "data"), np.random.default_rng(0)
-    (data / "svhn").mkdir(parents=True)
-    for name, n in (("train", 73257), ("test", 26032)):
-        images = rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
-        savemat(data / "svhn" / f"{name}_32x32.mat", {"X": images, "y": rng.integers(1, 11, (n, 1), dtype=np.uint8)})
-    del images
-    folders = ["--checkpoints_dir", Path(scratch, "c"), "--pictures_dir", Path(scratch, "p"), "--data_dir", data]
-    options = ["--dataset", "svhn", "--num_epochs", "1", "--overwrite", "--allow_unverified", *folders]
-    return {
-        "flat_cont_normal, files decoded": run("train.py", "--vae_type", "flat_cont_normal", *options)[:2],
-        "flat_cont_normal, from the cache": run("train.py", "--vae_type", "flat_cont_normal", *options)[:2],
-        "conv3, from the cache": run("train.py", "--vae_type", "conv3", *options)[:2],
-    }
-
-
-def section(data_dir):
-    """The Markdown of all three."""
-    data_dir = Path(data_dir).resolve()
+def section(data_dir: Path) -> str:
+    """Returns the section on start-up. MNIST must be in data_dir."""
+    data_dir = data_dir.resolve()
     with tempfile.TemporaryDirectory() as scratch:
-        marks, scripts, large = phases(data_dir, scratch), whole(data_dir, scratch), svhn(scratch)
-    save, first_save = marks.pop("save"), marks.pop("the first save")
-    lines = [
-        "## Start-up and the small things",
-        f"From `python train.py` to the end of its first epoch, medians of {ROUNDS}:",
-    ]
-    lines.append(rows(["phase", "seconds"], [(n, f"{s:.2f}") for n, s in marks.items()]))
-    lines.append(
-        f"Together {sum(marks.values()):.2f} s. A save (config.json, a history of 500 rows, a checkpoint; one in "
-        f"10 epochs or in 60 s) takes {save * 1e3:.0f} ms, the first one {first_save * 1e3:.0f}."
+        parts = [
+            "## Start-up, saving and memory",
+            phases_part(data_dir, Path(scratch, "phases")),
+            scripts_part(data_dir, Path(scratch, "scripts")),
+            svhn_part(Path(scratch, "svhn")),
+        ]
+    return "\n\n".join(parts)
+
+
+def measure(*arguments: str) -> Measurement:
+    """Runs Python with these arguments at the root of the repository. Raises RuntimeError if that fails."""
+    python = find_python()
+    command = [python, "-m", "benchmarks.watch", python, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    *_, last_line = done.stderr.splitlines()
+    return Measurement(**json.loads(last_line), output=done.stdout)
+
+
+def find_python() -> str:
+    """Returns the interpreter of a user's environment, in which the peers' libraries are not installed.
+
+    TensorFlow's import takes longer with JAX beside it.
+    """
+    path = ROOT / ".venv" / "bin" / "python"
+    if path.exists():
+        return str(path)
+    return sys.executable
+
+
+def phases_part(data_dir: Path, scratch: Path) -> str:
+    """Returns the part on the phases of a start, and on a save."""
+    rounds = []
+    for round_number in range(1 + ROUNDS):
+        run_folder = scratch / str(round_number)
+        measurement = measure("-m", "benchmarks.phases", str(data_dir), str(run_folder))
+        rounds.append(json.loads(measurement.output))
+    after_warm_up = rounds[1:]
+    seconds = {name: statistics.median(phases[name] for phases in after_warm_up) for name in rounds[0]}
+    save = seconds.pop("save")
+    first_save = seconds.pop("the first save")
+    rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
+    return "\n\n".join(
+        [
+            f"The phases from the start of `python train.py` to the end of its first epoch, medians of {ROUNDS} runs:",
+            markdown_table(["phase", "seconds"], rows),
+            f"Together, the phases take {sum(seconds.values()):.2f} s. Saving config.json, a history of 500 rows and a "
+            f"checkpoint takes {save * 1e3:.0f} ms, and {first_save * 1e3:.0f} ms the first time. train.py saves after "
+            "10 epochs or 60 s, whichever comes first.",
+        ]
     )
-    lines.append("Whole processes, on MNIST:")
-    measured = [(f"`{n}`", f"{s:.2f}", f"{m / 2**30:.2f} GiB") for n, (s, m) in scripts.items()]
-    lines.append(rows(["command", "seconds", "peak memory"], measured))
-    lines.append("One epoch of 73,257 random images of 32x32x3 and a test of 26,032, SVHN's sizes, once each:")
-    measured = [(n, f"{s:.1f}", f"{m / 2**30:.2f} GiB ({m / 1e9:.2f} GB)") for n, (s, m) in large.items()]
-    lines.append(rows(["train.py --dataset svhn", "seconds", "peak memory"], measured))
-    return "\n\n".join(lines)
 
 
-def rows(head, lines):
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+def scripts_part(data_dir: Path, scratch: Path) -> str:
+    """Returns the part on whole scripts, as a user runs them, with a small model."""
+    paths = path_arguments(data_dir, scratch)
+    commands = {
+        "train.py --help": [],
+        "train.py --num_epochs 1 --overwrite": paths,
+        "make_pictures.py": paths,
+        "evaluate.py --num_samples 5": paths,
+    }
+    rounds: dict[str, list[Measurement]] = {command: [] for command in commands}
+    for _ in range(1 + ROUNDS):
+        for command, arguments in commands.items():
+            rounds[command].append(measure(*command.split(), *arguments))
+    rows = []
+    for command, measurements in rounds.items():
+        after_warm_up = measurements[1:]
+        seconds = statistics.median(measurement.seconds for measurement in after_warm_up)
+        peak_memory = statistics.median(measurement.peak_memory for measurement in after_warm_up)
+        rows.append((f"`{command}`", f"{seconds:.2f}", f"{peak_memory / 2**30:.2f} GiB"))
+    table = markdown_table(["command", "seconds", "peak memory"], rows)
+    return f"Whole commands on MNIST, medians of {ROUNDS} runs:\n\n{table}"
+
+
+def svhn_part(scratch: Path) -> str:
+    """Returns the part on training with files of SVHN's size, which are made here."""
+    data_dir = scratch / "data"
+    write_random_svhn(data_dir / "svhn")
+    options = ["--dataset", "svhn", "--num_epochs", "1", "--overwrite", "--allow_unverified"]
+    options += path_arguments(data_dir, scratch)
+    vae_types = {
+        "flat_cont_normal, files decoded": "flat_cont_normal",
+        "flat_cont_normal, from the cache": "flat_cont_normal",
+        "conv3, from the cache": "conv3",
+    }
+    rows = []
+    for name, vae_type in vae_types.items():
+        measurement = measure("train.py", "--vae_type", vae_type, *options)
+        peak_memory = measurement.peak_memory
+        memory = f"{peak_memory / 2**30:.2f} GiB ({peak_memory / 1e9:.2f} GB)"
+        rows.append((name, f"{measurement.seconds:.1f}", memory))
+    table = markdown_table(["train.py --dataset svhn", "seconds", "peak memory"], rows)
+    heading = (
+        f"One epoch of training on {SVHN_SIZES['train']:,} random images of 32x32x3 and a test on "
+        f"{SVHN_SIZES['test']:,}, as many as SVHN has. Each row was measured once:"
+    )
+    return f"{heading}\n\n{table}"
+
+
+def path_arguments(data_dir: Path, scratch: Path) -> list[str]:
+    """Returns the arguments that make a script read data_dir and write into `scratch`."""
+    return [
+        f"--data_dir={data_dir}",
+        f"--checkpoints_dir={scratch / 'checkpoints'}",
+        f"--pictures_dir={scratch / 'pictures'}",
+    ]
+
+
+def write_random_svhn(folder: Path) -> None:
+    """Writes random images and labels in the format and the size of SVHN's files."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, num_images in SVHN_SIZES.items():
+        images = rng.integers(0, 256, (32, 32, 3, num_images), dtype=np.uint8)
+        labels = rng.integers(1, 11, (num_images, 1), dtype=np.uint8)
+        savemat(folder / f"{name}_32x32.mat", {"X": images, "y": labels})

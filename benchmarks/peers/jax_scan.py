@@ -1,140 +1,236 @@
-"""The two VAEs in JAX with optax: a compiled scan an epoch, drawing in its own loop or fed prepared blocks."""
+"""The two VAEs in JAX with optax. An epoch of the flat one is a compiled scan, with its own draws or prepared data."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jax import lax
 from jax import numpy as jnp
-from turns import BATCH, LATENT, arguments, prepared, start
 
-CONVS = ((32, 3), (64, 7), (128, 5))
-NHWC = ("NHWC", "HWIO", "NHWC")
+from benchmarks.turns import BATCH_SIZE, LATENT_DIM, Turns, parse_arguments, prefetch, prepared_blocks
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of a convolution's inputs, kernel and outputs
+
+Layer = tuple[jax.Array, jax.Array]  # weights and biases
+Params = list[Layer]
+State = tuple[Params, optax.OptState]  # all that training changes
 
 
-def flat_shapes(pixels, h):
-    return [(pixels, h), (h, h), (h, 2 * LATENT), (LATENT, h), (h, h), (h, pixels)]
+# ---- Networks ------------------------------------------------------------------------------------------------------
+# A network takes its parameters, x and noise ~ N(0, I), [batch, L]. It returns the logits, which have the shape of x,
+# and mean and log_std of q(z|x), [batch, L].
 
 
-def conv3_shapes(channels):
+def flat_shapes(pixels: int, hidden_size: int) -> list[tuple[int, ...]]:
+    """Returns the shapes of the weights of the flat network: d -> H -> H -> 2L and back."""
     return [
-        *[(3, 3, channels, 32), (7, 7, 32, 64), (5, 5, 64, 128), (2048, 2 * LATENT), (LATENT, 2048)],
-        *[(5, 5, 128, 64), (7, 7, 64, 32), (3, 3, 32, channels)],
+        (pixels, hidden_size),
+        (hidden_size, hidden_size),
+        (hidden_size, 2 * LATENT_DIM),
+        (LATENT_DIM, hidden_size),
+        (hidden_size, hidden_size),
+        (hidden_size, pixels),
     ]
 
 
-def glorot(key, shapes):
-    init = jax.nn.initializers.glorot_uniform()
-    keys = jax.random.split(key, len(shapes))
-    return [(init(k, shape), jnp.zeros(shape[-1])) for k, shape in zip(keys, shapes, strict=True)]
-
-
-def dense(h, layer):
-    return h @ layer[0] + layer[1]
-
-
-def flat(params, x, noise):
+def flat(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Runs the flat network on x [batch, d]."""
     h = jax.nn.relu(dense(x, params[0]))
-    q = dense(jax.nn.relu(dense(h, params[1])), params[2])
-    mean, log_std = jnp.split(q, 2, axis=1)
-    h = jax.nn.relu(dense(mean + jnp.exp(log_std) * noise, params[3]))
-    return dense(jax.nn.relu(dense(h, params[4])), params[5]), mean, log_std
+    h = jax.nn.relu(dense(h, params[1]))
+    mean, log_std = jnp.split(dense(h, params[2]), 2, axis=1)
+    z = mean + jnp.exp(log_std) * noise
+    h = jax.nn.relu(dense(z, params[3]))
+    h = jax.nn.relu(dense(h, params[4]))
+    logits = dense(h, params[5])
+    return logits, mean, log_std
 
 
-def conv3(params, x, noise):
+def conv3_shapes(channels: int) -> list[tuple[int, ...]]:
+    """Returns the shapes of the weights of the report's convolutional network for 32x32 images."""
+    return [
+        (3, 3, channels, 32),
+        (7, 7, 32, 64),
+        (5, 5, 64, 128),
+        (4 * 4 * 128, 2 * LATENT_DIM),
+        (LATENT_DIM, 4 * 4 * 128),
+        (5, 5, 128, 64),
+        (7, 7, 64, 32),
+        (3, 3, 32, channels),
+    ]
+
+
+def conv3(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Runs the convolutional network on x [batch, 32, 32, c]. It pools before the activation, as this project does."""
     h = x
-    for w, b in params[:3]:
-        h = lax.conv_general_dilated(h, w, (1, 1), "SAME", dimension_numbers=NHWC) + b
-        h = jax.nn.relu(lax.reduce_window(h, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"))
+    for layer in params[:3]:
+        h = jax.nn.relu(max_pool(convolve(h, layer)))
     mean, log_std = jnp.split(dense(h.reshape(len(h), -1), params[3]), 2, axis=1)
-    h = jax.nn.relu(dense(mean + jnp.exp(log_std) * noise, params[4])).reshape(-1, 4, 4, 128)
-    for place, (w, b) in enumerate(params[5:]):
-        h = lax.conv_transpose(h, w, (2, 2), "SAME", dimension_numbers=NHWC) + b
-        h = jax.nn.relu(h) if place < 2 else h
-    return h, mean, log_std
+    z = mean + jnp.exp(log_std) * noise
+    h = jax.nn.relu(dense(z, params[4])).reshape(-1, 4, 4, 128)
+    h = jax.nn.relu(convolve_transposed(h, params[5]))
+    h = jax.nn.relu(convolve_transposed(h, params[6]))
+    logits = convolve_transposed(h, params[7])
+    return logits, mean, log_std
 
 
-def compile_step(network, optimizer, draw):
-    """((params, moments), inputs) -> ((params, moments), elbo), one step; draw(*inputs) -> (x, noise)."""
+def dense(h: jax.Array, layer: Layer) -> jax.Array:
+    """Runs a dense layer."""
+    weights, bias = layer
+    return h @ weights + bias
 
-    def loss(params, x, noise):
+
+def convolve(h: jax.Array, layer: Layer) -> jax.Array:
+    """Runs a convolution that keeps the size of the images."""
+    kernel, bias = layer
+    return lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS) + bias
+
+
+def convolve_transposed(h: jax.Array, layer: Layer) -> jax.Array:
+    """Runs a transposed convolution that doubles the size of the images."""
+    kernel, bias = layer
+    return lax.conv_transpose(h, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS) + bias
+
+
+def max_pool(h: jax.Array) -> jax.Array:
+    """Takes the maximum of each 2x2 pixels."""
+    return lax.reduce_window(h, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+
+
+# ---- Training ------------------------------------------------------------------------------------------------------
+
+
+def make_params(shapes: Sequence[tuple[int, ...]]) -> Params:
+    """Returns Glorot uniform weights of these shapes, and biases of zero."""
+    draw = jax.nn.initializers.glorot_uniform()
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [(draw(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def make_state(shapes: Sequence[tuple[int, ...]], optimizer: optax.GradientTransformation) -> State:
+    """Returns the state before the first step."""
+    params = make_params(shapes)
+    return params, optimizer.init(params)
+
+
+def make_step(
+    network: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
+    optimizer: optax.GradientTransformation,
+    make_batch: Callable[..., tuple[jax.Array, jax.Array]],
+) -> Callable[[State, Any], tuple[State, jax.Array]]:
+    """Returns a function (state, inputs) -> (state, mean ELBO in nats) that takes a step of training.
+
+    make_batch(*inputs) returns x and noise.
+    """
+
+    def negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
         logits, mean, log_std = network(params, x, noise)
+        # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch
         cross_entropy = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x))
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std)
         return (cross_entropy + kl) / len(x)
 
-    def step(carry, inputs):
-        params, moments = carry
-        value, gradient = jax.value_and_grad(loss)(params, *draw(*inputs))
+    def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
+        params, moments = state
+        x, noise = make_batch(*inputs)
+        loss, gradient = jax.value_and_grad(negative_elbo)(params, x, noise)
         updates, moments = optimizer.update(gradient, moments)
-        return (optax.apply_updates(params, updates), moments), -value
+        params = optax.apply_updates(params, updates)
+        return (params, moments), -loss
 
     return step
 
 
-def train_flat(images, hidden_size, own_draws):
-    """Yields the mean ELBO of each epoch, a compiled scan over its steps."""
-    images, optimizer = images.reshape(len(images), -1), optax.adam(1e-3)
-    params = glorot(jax.random.key(0), flat_shapes(images.shape[1], hidden_size))
-    steps, carry = len(images) // BATCH, (params, optimizer.init(params))
-    pixels = jnp.asarray(images, jnp.float32) / 255 if own_draws else None
+def train_prepared(images: np.ndarray, hidden_size: int) -> Iterator[float]:
+    """Yields the mean ELBO of each epoch of the flat VAE, on data that NumPy prepares on a thread."""
+    pixels = images.reshape(len(images), -1)
+    optimizer = optax.adam(1e-3)
+    state = make_state(flat_shapes(pixels.shape[1], hidden_size), optimizer)
+
+    def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return x.astype(jnp.float32), noise
 
     @jax.jit(donate_argnums=0)
-    def epoch(carry, inputs, pixels):
-        def draw(first, second):
-            if pixels is None:
-                return first.astype(jnp.float32), second
-            for_x, for_noise = jax.random.split(second)
-            x = jax.random.bernoulli(for_x, pixels[first]).astype(jnp.float32)
-            return x, jax.random.normal(for_noise, (BATCH, LATENT))
+    def train_epoch(state: State, block: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
+        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), state, block)
+        return state, elbos.mean()
 
-        carry, elbos = lax.scan(compile_step(flat, optimizer, draw), carry, inputs)
-        return carry, elbos.mean()
-
-    with ThreadPoolExecutor(1) as preparer:
-        blocks = keys_of_steps(len(images), steps) if own_draws else prepared(images, steps, binarize=True)
-        upcoming = preparer.submit(next, blocks)
-        while True:
-            block, upcoming = upcoming.result(), preparer.submit(next, blocks)
-            carry, elbo = epoch(carry, block, pixels)
-            yield float(elbo)
+    epochs = prepared_blocks(pixels, steps=len(images) // BATCH_SIZE, binarize=True)
+    for block in prefetch(epochs):
+        state, elbo = train_epoch(state, block)
+        yield float(elbo)
 
 
-def keys_of_steps(num_images, steps):
-    """Yields an epoch's rows [steps, 100] and a key for each step; endless."""
-    key = jax.random.key(0)  # threefry: in a trial faster here than rbg
-    while True:
-        key, for_order, for_steps = jax.random.split(key, 3)
-        order = jax.random.permutation(for_order, num_images).reshape(steps, BATCH)
-        yield order, jax.random.split(for_steps, steps)
-
-
-def train_conv3(images):
-    """Yields the mean ELBO of each epoch: steps in a Python loop, since XLA's convolutions are far slower in a scan."""
+def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
+    """Yields the mean ELBO of each epoch of the flat VAE, which draws x and noise in its compiled loop."""
+    intensities = jnp.asarray(images.reshape(len(images), -1), jnp.float32) / 255
     optimizer = optax.adam(1e-3)
-    params = glorot(jax.random.key(0), conv3_shapes(images.shape[-1]))
-    carry = params, optimizer.init(params)
+    state = make_state(flat_shapes(intensities.shape[1], hidden_size), optimizer)
 
-    def draw(x, noise):
+    # The intensities are an argument, because JAX would make a constant of them otherwise.
+    @jax.jit(donate_argnums=0)
+    def train_epoch(
+        state: State, rows_and_keys: tuple[jax.Array, jax.Array], intensities: jax.Array
+    ) -> tuple[State, jax.Array]:
+        def make_batch(rows: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            x_key, noise_key = jax.random.split(key)
+            x = jax.random.bernoulli(x_key, intensities[rows]).astype(jnp.float32)
+            noise = jax.random.normal(noise_key, (BATCH_SIZE, LATENT_DIM))
+            return x, noise
+
+        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), state, rows_and_keys)
+        return state, elbos.mean()
+
+    epochs = rows_and_keys_of_epochs(len(images), steps=len(images) // BATCH_SIZE)
+    for rows_and_keys in prefetch(epochs):
+        state, elbo = train_epoch(state, rows_and_keys, intensities)
+        yield float(elbo)
+
+
+def rows_and_keys_of_epochs(num_images: int, steps: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Yields for each epoch the rows of the images, [steps, 100], and a random key for each step."""
+    # The default generator, threefry, was faster here than rbg.
+    key = jax.random.key(0)
+    while True:
+        key, order_key, steps_key = jax.random.split(key, 3)
+        order = jax.random.permutation(order_key, num_images)
+        yield order.reshape(steps, BATCH_SIZE), jax.random.split(steps_key, steps)
+
+
+def train_conv3(images: np.ndarray) -> Iterator[float]:
+    """Yields the mean ELBO of each epoch of the convolutional VAE.
+
+    The steps are called from Python, because XLA's convolutions are much slower inside a scan.
+    """
+    optimizer = optax.adam(1e-3)
+    state = make_state(conv3_shapes(images.shape[-1]), optimizer)
+
+    def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         return x.astype(jnp.float32) / 255, noise
 
-    step = jax.jit(compile_step(conv3, optimizer, draw), donate_argnums=0)
-    for x, noise in prepared(images, len(images) // BATCH, binarize=False):
+    step = jax.jit(make_step(conv3, optimizer, make_batch), donate_argnums=0)
+    for all_x, all_noise in prepared_blocks(images, steps=len(images) // BATCH_SIZE, binarize=False):
         elbos = []
-        for batch in zip(x, noise, strict=True):
-            carry, elbo = step(carry, batch)
+        for x, noise in zip(all_x, all_noise, strict=True):
+            state, elbo = step(state, (x, noise))
             elbos.append(elbo)
         yield float(jnp.stack(elbos).mean())
 
 
-def main():
-    args = arguments(__doc__, "own_draws", "prepared", "conv3")
-    images, turn = np.load(args.images), start()
-    conv = args.kind == "conv3"
-    epochs = train_conv3(images) if conv else train_flat(images, args.hidden_size, args.kind == "own_draws")
-    for elbo in epochs:
-        turn(elbo=elbo)
+def main() -> None:
+    """Trains without end, in turn with the other contenders."""
+    args = parse_arguments(__doc__, "prepared", "own_draws", "conv3")
+    images = np.load(args.images)
+    if args.kind == "prepared":
+        elbos = train_prepared(images, args.hidden_size)
+    elif args.kind == "own_draws":
+        elbos = train_own_draws(images, args.hidden_size)
+    else:
+        elbos = train_conv3(images)
+    turns = Turns()
+    for elbo in elbos:
+        turns.end_epoch(elbo)
 
 
 if __name__ == "__main__":

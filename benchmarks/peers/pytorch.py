@@ -1,98 +1,146 @@
-"""The two VAEs in PyTorch 2, written for speed on a CPU: fused Adam, channels-last, eager or torch.compile."""
+"""The two VAEs in PyTorch 2, written for speed on a CPU: fused Adam, channels-last, eager or with torch.compile."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from turns import BATCH, LATENT, arguments, prepared, start
 
-STEPS = 100  # of prepared data, a block
+from benchmarks.turns import BATCH_SIZE, LATENT_DIM, Turns, parse_arguments, prefetch, prepared_blocks
+
+MAX_BLOCK_STEPS = 100  # steps in a block of prepared data
 
 
 class Flat(nn.Module):
-    """784-H-H-2L and back; forward returns the mean ELBO of a binarized batch."""
+    """d -> H -> H -> 2L and back, for d binary pixels."""
 
-    def __init__(self, pixels, hidden_size):
+    def __init__(self, pixels: int, hidden_size: int) -> None:
         super().__init__()
-        h = hidden_size
         self.encoder = nn.Sequential(
-            nn.Linear(pixels, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 2 * LATENT)
+            nn.Linear(pixels, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, 2 * LATENT_DIM),
         )
-        self.decoder = nn.Sequential(nn.Linear(LATENT, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, pixels))
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT_DIM, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, pixels),
+        )
 
-    def forward(self, x, noise):
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Returns the mean ELBO of x [batch, d], with noise ~ N(0, I), [batch, L]."""
         mean, log_std = self.encoder(x).chunk(2, dim=1)
-        logits = self.decoder(mean + log_std.exp() * noise)
-        return elbo(x, logits, mean, log_std)
+        z = mean + log_std.exp() * noise
+        return mean_elbo(x, self.decoder(z), mean, log_std)
 
 
 class Conv3(nn.Module):
-    """The report's convolutional network on 32x32 images; the pool before the activation, as in this project."""
+    """The report's convolutional network for 32x32 images. It pools before the activation, as this project does."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, k, padding=k // 2) for i, o, k in ((channels, 32, 3), (32, 64, 7), (64, 128, 5))
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(channels, 32, 3, padding=1),
+                nn.Conv2d(32, 64, 7, padding=3),
+                nn.Conv2d(64, 128, 5, padding=2),
+            ]
         )
-        self.to_q, self.from_z = nn.Linear(2048, 2 * LATENT), nn.Linear(LATENT, 2048)
-        self.deconvs = nn.ModuleList(
-            nn.ConvTranspose2d(i, o, k, stride=2, padding=k // 2, output_padding=1)
-            for i, o, k in ((128, 64, 5), (64, 32, 7), (32, channels, 3))
+        self.to_posterior = nn.Linear(128 * 4 * 4, 2 * LATENT_DIM)
+        self.from_latent = nn.Linear(LATENT_DIM, 128 * 4 * 4)
+        self.transposed_convolutions = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(128, 64, 5, stride=2, padding=2, output_padding=1),
+                nn.ConvTranspose2d(64, 32, 7, stride=2, padding=3, output_padding=1),
+                nn.ConvTranspose2d(32, channels, 3, stride=2, padding=1, output_padding=1),
+            ]
         )
 
-    def forward(self, x, noise):
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Returns the mean ELBO of x [batch, c, 32, 32], with noise ~ N(0, I), [batch, L]."""
         h = x
-        for conv in self.convs:
-            h = F.relu(F.max_pool2d(conv(h), 2))
-        mean, log_std = self.to_q(h.flatten(1)).chunk(2, dim=1)
-        h = F.relu(self.from_z(mean + log_std.exp() * noise)).view(-1, 128, 4, 4)
+        for convolution in self.convolutions:
+            h = F.relu(F.max_pool2d(convolution(h), 2))
+        mean, log_std = self.to_posterior(h.flatten(1)).chunk(2, dim=1)
+        z = mean + log_std.exp() * noise
+        h = F.relu(self.from_latent(z)).view(-1, 128, 4, 4)
         h = h.contiguous(memory_format=torch.channels_last)
-        h = F.relu(self.deconvs[1](F.relu(self.deconvs[0](h))))
-        return elbo(x, self.deconvs[2](h), mean, log_std)
+        h = F.relu(self.transposed_convolutions[0](h))
+        h = F.relu(self.transposed_convolutions[1](h))
+        logits = self.transposed_convolutions[2](h)
+        return mean_elbo(x, logits, mean, log_std)
 
 
-def elbo(x, logits, mean, log_std):
+def mean_elbo(x: torch.Tensor, logits: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over the batch of log p(x|z) - KL(q(z|x) || p(z)), in nats."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
     kl = 0.5 * (mean**2 + (2 * log_std).exp() - 1 - 2 * log_std).sum()
     return -(cross_entropy + kl) / len(x)
 
 
-def make_network(images, kind, hidden_size):
-    net = Conv3(images.shape[-1]) if kind.startswith("conv3") else Flat(images[0].size, hidden_size)
-    for layer in net.modules():
+def make_network(images: np.ndarray, is_conv3: bool, hidden_size: int) -> nn.Module:
+    """Returns a network for images [n, h, w, c], with Glorot uniform weights and biases of zero."""
+    network = Conv3(images.shape[-1]) if is_conv3 else Flat(images[0].size, hidden_size)
+    for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-    return net.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)
 
 
-def main():
-    args = arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled")
+def train(images: np.ndarray, is_conv3: bool, is_compiled: bool, hidden_size: int) -> Iterator[float]:
+    """Yields the mean ELBO of each epoch, without end. images: uint8 [n, h, w, c]."""
+    network = make_network(images, is_conv3, hidden_size)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    if is_compiled:
+        network = torch.compile(network, fullgraph=True, dynamic=False)
+    steps = len(images) // BATCH_SIZE
+    batches = make_batches(images, is_conv3)
+    while True:
+        total = torch.zeros(())
+        for _ in range(steps):
+            x, noise = next(batches)
+            optimizer.zero_grad(set_to_none=True)
+            elbo = network(x, noise)
+            (-elbo).backward()
+            optimizer.step()
+            total += elbo.detach()
+        yield float(total) / steps
+
+
+def make_batches(images: np.ndarray, is_conv3: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields x and noise [100, L]. x is float32: for conv3 intensities [100, c, h, w], else binary pixels [100, d]."""
+    block_steps = min(MAX_BLOCK_STEPS, len(images) // BATCH_SIZE)
+    if is_conv3:
+        blocks = prepared_blocks(images, block_steps, binarize=False)
+    else:
+        blocks = prepared_blocks(images.reshape(len(images), -1), block_steps, binarize=True)
+    for block in prefetch(blocks):
+        all_x, all_noise = map(torch.from_numpy, block)
+        for x, noise in zip(all_x, all_noise, strict=True):
+            if is_conv3:
+                # The channels stay last in memory: only the order of the axes changes.
+                yield x.permute(0, 3, 1, 2).float() / 255, noise
+            else:
+                yield x.float(), noise
+
+
+def main() -> None:
+    """Trains without end, in turn with the other contenders."""
+    args = parse_arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled")
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
-    images, conv = np.load(args.images), args.kind.startswith("conv3")
-    net = make_network(images, args.kind, args.hidden_size)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
-    mean_elbo = torch.compile(net, fullgraph=True, dynamic=False) if args.kind.endswith("compiled") else net
-    steps = len(images) // BATCH
-    block_steps = min(STEPS, steps)
-    blocks, turn = prepared(images if conv else images.reshape(len(images), -1), block_steps, not conv), start()
-    with ThreadPoolExecutor(1) as preparer:
-        upcoming = preparer.submit(next, blocks)
-        while True:
-            total = torch.zeros(())
-            for _ in range(steps // block_steps):
-                block, upcoming = map(torch.from_numpy, upcoming.result()), preparer.submit(next, blocks)
-                for x, noise in zip(*block, strict=True):
-                    x = x.permute(0, 3, 1, 2).float() / 255 if conv else x.float()  # NHWC in memory: channels-last
-                    optimizer.zero_grad(set_to_none=True)
-                    value = mean_elbo(x, noise)
-                    (-value).backward()
-                    optimizer.step()
-                    total += value.detach()
-            turn(elbo=float(total) / steps)
+    images = np.load(args.images)
+    is_conv3 = args.kind.startswith("conv3")
+    is_compiled = args.kind.endswith("compiled")
+    turns = Turns()
+    for elbo in train(images, is_conv3, is_compiled, args.hidden_size):
+        turns.end_epoch(elbo)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The same models in other libraries. A module here imports benchmarks.turns and its own library, nothing else."""
