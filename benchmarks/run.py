@@ -22,8 +22,8 @@ Written by `make benchmark` on {date}. {machine}
 
 An epoch is timed from its first step to its last. The data is drawn again for each epoch. NumPy prepares it on a thread
 while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
-Each program runs in its own process, with as many threads as it likes. After {warm_ups} warm-up round, {rounds} rounds are
-measured. Each round starts with a different program. Seconds are medians over the rounds. Ratios are medians of the
+Each program runs in its own process, with as many threads as it likes. After {warm_ups} warm-up round, {rounds} rounds
+are measured. Each round starts with a different program. Seconds are medians over the rounds. Ratios are medians of the
 ratios within each round, so changes in the machine's speed between rounds do not matter. The ELBO is the mean over the
 training images in the last epoch. Only ratios can be compared between machines."""
 # All libraries run with their defaults, and Python keeps its compiled files as usual.
