@@ -6,43 +6,47 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-import config
+import cli
 
-with config.tensorflow_environment():
+with cli.tensorflow_environment():
     import tensorflow
 
     from vae import runs
 
 
-NO_FILES = {"digits"}  # data sets that need none, and are always verified
+# The data sets that need no files, and are always verified.
+NO_FILES = {"digits"}
 
 
 def idx(array):
+    """Returns an array of bytes as an IDX file holds it, which is the format of MNIST."""
     sizes = np.array(array.shape, ">u4").tobytes()
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 def saved(run):
-    """All that a run's folder holds of training: each tensor of the newest checkpoint, and history less its seconds."""
+    """Returns all that a run's folder holds of training: the newest checkpoint's tensors, and history without times."""
     reader = tensorflow.train.load_checkpoint(str(run / f"epoch-{runs.saved_epoch(run)}"))
-    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}  # Keras's numbered layer names
-    tensors = {name: reader.get_tensor(name) for name in sorted(names)}
-    history = [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in runs.read_history(run)]
+    # Keras numbers the layers of a process, and their names are part of the entry that is left out.
+    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+    tensors = {name: np.asarray(reader.get_tensor(name)).tobytes() for name in sorted(names)}
     assert len(tensors) > 30  # weights, Adam's two moments of each, epoch and step
-    return {name: np.asarray(tensor).tobytes() for name, tensor in tensors.items()}, history
+    history = [repr(row._replace(seconds=0.0)) for row in runs.read_history(run)]
+    return tensors, history
 
 
 @pytest.fixture(autouse=True)
 def default_paths(monkeypatch):
-    """The paths of whoever runs the tests have no part in them."""
-    for variable, _ in config.PATHS.values():
-        monkeypatch.delenv(variable, raising=False)
+    """Removes the environment variables that whoever runs the tests may have set for folders."""
+    for path_flag in cli.PATH_FLAGS.values():
+        monkeypatch.delenv(path_flag.variable, raising=False)
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
-    """A data_dir with a file or more for every data set; random images, so all of it is unverified."""
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    """Returns a data_dir with a file or more for every data set; random images, so all of it is unverified."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
 
     def images(*shape):
         return rng.integers(0, 256, shape, dtype=np.uint8)

@@ -1,68 +1,113 @@
+"""The figures, pixel by pixel or by their parts, and the arrays of vae.latent that they show."""
+
 import io
 
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 
 from vae import figures, latent
+from vae.latent import LatentPlane
 
 
-def pixels(figure):
-    """The figure as it is drawn: uint8 [height, width, 3]."""
-    from PIL import Image
-
+def draw(figure):
+    """Returns a figure as it is drawn: uint8 [height, width, 3]."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
-    return np.asarray(Image.open(file).convert("RGB"))
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def make_planes(points):
+    """Returns two planes with the same points, called a and b."""
+    return [LatentPlane(points, title, "x", "y") for title in ("a", "b")]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_image_grid_shows_each_pixel_where_it_belongs(channels):
+def test_image_grid_shows_each_pixel_at_its_place(channels):
     images = np.random.default_rng(0).random((2, 3, 4, 5, channels))
-    shown = pixels(figures.image_grid(images, zoom=3))
-    assert shown.shape == (2 * 4 * 3, 3 * 5 * 3, 3)
+    drawn = draw(figures.image_grid(images, zoom=3))
+    assert drawn.shape == (2 * 4 * 3, 3 * 5 * 3, 3)
     for row, column, y, x in np.ndindex(2, 3, 4, 5):
-        middle = shown[(row * 4 + y) * 3 + 1, (column * 5 + x) * 3 + 1]
+        middle = drawn[(row * 4 + y) * 3 + 1, (column * 5 + x) * 3 + 1]
         np.testing.assert_allclose(middle, np.broadcast_to(images[row, column, y, x] * 255, 3), atol=1.01)
 
 
 def test_image_grid_draws_a_red_line_after_the_originals():
-    shown = pixels(figures.image_grid(np.zeros((2, 3, 10, 10, 1)), line_after=1, zoom=3))
-    red = (shown == [255, 0, 0]).all(-1)
-    assert red[:, 30].all() and not red[:, :27].any() and not red[:, 33:].any()
+    drawn = draw(figures.image_grid(np.zeros((2, 3, 10, 10, 1)), line_after=1, zoom=3))
+    is_red = (drawn == [255, 0, 0]).all(-1)
+    assert is_red[:, 30].all()
+    assert not is_red[:, :27].any()
+    assert not is_red[:, 33:].any()
 
 
-def test_figures_are_the_same_bytes_each_time():
-    rng = np.random.default_rng(0)
-    points, labels = rng.normal(size=(50, 2)), rng.integers(0, 10, 50)
-    history = [
-        {"epoch": e, "train_elbo": -e, "test_elbo": float("nan") if e % 2 else -e, "train_kl": e} for e in (1, 2)
-    ]
-    makers = (
-        lambda: figures.latent_maps([(points, labels, "a", ("x", "y")), (points, None, "b", ("x", "y"))]),
-        lambda: figures.singular_values(*latent.singular_values(points)),
-        lambda: figures.learning_curves(history),
+POINTS = np.random.default_rng(0).normal(size=(50, 2))
+LABELS = np.random.default_rng(1).integers(0, 10, 50)
+MAKERS = {
+    "labelled maps": lambda: figures.latent_maps(make_planes(POINTS), LABELS),
+    "unlabelled maps": lambda: figures.latent_maps(make_planes(POINTS), None),
+    "singular values": lambda: figures.singular_values(*latent.singular_values(POINTS)),
+    "learning curves": lambda: figures.learning_curves([1, 2], [-1, -2], [float("nan"), -2], [1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_figures_have_the_same_pixels_each_time(name):
+    make = MAKERS[name]
+    assert np.array_equal(draw(make()), draw(make()))
+
+
+def test_learning_curves_show_the_test_elbo_where_it_was_measured():
+    figure = figures.learning_curves(
+        epochs=[1, 2, 3], train_elbo=[-9.0, -8.0, -7.0], test_elbo=[-9.5, float("nan"), -7.5], train_kl=[1.0, 2.0, 3.0]
     )
-    for maker in makers:
-        assert np.array_equal(pixels(maker()), pixels(maker()))
+    elbos, kls = figure.axes
+    train, test = elbos.lines
+    np.testing.assert_array_equal(train.get_xydata(), [(1, -9), (2, -8), (3, -7)])
+    np.testing.assert_array_equal(test.get_xydata(), [(1, -9.5), (3, -7.5)])
+    np.testing.assert_array_equal(kls.lines[0].get_xydata(), [(1, 1), (2, 2), (3, 3)])
+    low, high = elbos.get_ylim()
+    assert low < -9.5
+    assert high > -7
 
 
-def test_latent_maps_colours_by_label_or_by_place():
+def test_the_limits_of_a_long_curve_leave_out_its_first_epochs():
+    elbos = np.array([-1e6, -1e5, *np.linspace(-120, -100, 98)])
+    low, high = figures.elbo_limits(elbos)
+    assert -121 < low < -100 < high < -98
+
+
+def test_latent_maps_with_labels_have_a_colour_for_each_label():
     points = np.arange(20.0).reshape(10, 2)
-    figure = figures.latent_maps([(points, np.arange(10), "a", ("x", "y")), (points, None, "b", ("x", "y"))])
-    maps = [axes for axes in figure.axes if axes.get_title()]
-    assert [axes.get_title() for axes in maps] == ["a", "b"]
-    np.testing.assert_array_equal(maps[0].collections[0].get_offsets(), points)
-    assert len({tuple(colour) for colour in maps[0].collections[0].to_rgba(np.arange(10))}) == 10
+    figure = figures.latent_maps(make_planes(points), np.arange(10))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in panels] == [("x", "y"), ("x", "y")]
+    for axes in panels:
+        (dots,) = axes.collections
+        np.testing.assert_array_equal(dots.get_offsets(), points)
+        assert len({tuple(colour) for colour in dots.to_rgba(np.arange(10))}) == 10
+
+
+def test_latent_maps_without_labels_are_coloured_by_the_place_in_the_test_set():
+    points = np.arange(20.0).reshape(10, 2)
+    figure = figures.latent_maps(make_planes(points), None)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    for axes in panels:
+        (dots,) = axes.collections
+        np.testing.assert_array_equal(dots.get_offsets(), points)
+        np.testing.assert_array_equal(dots.get_array(), np.arange(10))
     assert any("no labels" in axes.get_ylabel() for axes in figure.axes)
 
 
 def test_singular_values_has_a_value_on_each_bar():
     figure = figures.singular_values(np.array([3.0, 1.0]), np.array([0.75, 1.0]))
-    top, bottom = figure.axes
-    assert [bar.get_height() for bar in top.patches] == [3.0, 1.0]
-    assert {text.get_text() for text in top.texts} == {"3.0", "1.0"}
-    assert {text.get_text() for text in bottom.texts} == {"0.750", "1.000"}
+    upper, lower = figure.axes
+    assert [bar.get_height() for bar in upper.patches] == [3.0, 1.0]
+    assert {text.get_text() for text in upper.texts} == {"3.0", "1.0"}
+    assert {text.get_text() for text in lower.texts} == {"0.750", "1.000"}
 
 
 def test_singular_values_are_those_of_the_gram_matrix():
@@ -75,8 +120,24 @@ def test_singular_values_are_those_of_the_gram_matrix():
 def test_principal_components_are_the_projection_on_the_leading_eigenvectors():
     means = np.random.default_rng(0).normal(size=(200, 4)) * [4, 3, 0.2, 0.1]
     _, vectors = np.linalg.eigh(np.cov(means.T))
-    want = (means - means.mean(0)) @ vectors[:, [-1, -2]]
-    np.testing.assert_allclose(np.abs(latent.principal_components(means)), np.abs(want), atol=1e-9)
+    expected = (means - means.mean(0)) @ vectors[:, [-1, -2]]
+    np.testing.assert_allclose(np.abs(latent.principal_components(means)), np.abs(expected), atol=1e-9)
+
+
+def test_two_latents_are_drawn_in_their_own_plane():
+    means = np.random.default_rng(0).normal(size=(10, 2))
+    plane = latent.project_to_plane(means)
+    np.testing.assert_array_equal(plane.points, means)
+    assert plane[1:] == ("Means of q(z|x), 2 latents", "z1", "z2")
+
+
+@pytest.mark.parametrize("latent_dim", [3, 20])
+def test_more_latents_are_drawn_in_the_plane_of_their_principal_components(latent_dim):
+    means = np.random.default_rng(0).normal(size=(50, latent_dim))
+    plane = latent.project_to_plane(means)
+    np.testing.assert_array_equal(plane.points, latent.principal_components(means))
+    title = f"PCA of the means of q(z|x), {latent_dim} latents"
+    assert plane[1:] == (title, "component 1", "component 2")
 
 
 def test_interpolations_go_from_z2_to_z1_in_equal_steps():

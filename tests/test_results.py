@@ -7,49 +7,98 @@ from pathlib import Path
 
 import pytest
 
+import cli
 import config
 import reproduce
-from vae import results, runs
-from vae.experiments import EXPERIMENTS, Experiment
+from report import page, results
+from report.experiments import EXPERIMENTS, Experiment
+from vae import runs
 
 ROOT = Path(config.__file__).parent
 
 
-def test_the_page_of_results_is_what_the_files_in_docs_make(monkeypatch):
+def test_results_md_is_what_the_files_in_docs_give(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert results.PAGE.read_text(encoding="utf-8") == results.page(results.DOCS), "run make report EPOCHS_SCALE=0"
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), "run make report EPOCHS_SCALE=0"
 
 
-@pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
-def test_every_picture_and_file_that_a_page_links_to_is_there(page):
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-    assert links and not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
+def test_every_picture_and_file_that_a_page_links_to_exists(name):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert links
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
 
 
-def test_the_readmes_results_are_those_of_the_files(monkeypatch):
-    """Each row of its table: what the command's run has in docs/results, letter for letter."""
+def test_the_readmes_table_of_results_agrees_with_the_files(monkeypatch):
+    """Each cell is what docs/results has for the run of the row's command, letter for letter."""
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
-    header = [cell.strip() for cell in re.search(r"\| (command .*) \|\n", text)[1].split("|")]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1].split("\n## ")[0]
+    header = split_row(re.search(r"\| command .* \|\n", section)[0])
+    rows = [split_row(line) for line in section.splitlines() if line.startswith("| `")]
     assert len(rows) >= 10
     for row in rows:
-        cells = dict(zip(header, row, strict=True))
-        words = shlex.split(re.search("`(.*?)`", cells["command"])[1])
-        known = results.facts(results.DOCS, config.parse_args(words[1:], "", config.TRAIN_FLAGS).config)
-        for column in cells.keys() - {"command"}:
-            assert cells[column] == known.get(column, ""), (row, column)
+        written = dict(zip(header, row, strict=True))
+        command = re.search("`(.*?)`", written["command"])[1]
+        row_config = cli.parse_args(shlex.split(command)[1:], "", cli.TRAINING_FLAGS).config
+        from_files = dict(zip(page.COLUMNS, page.make_cells(page.describe_run(row_config)), strict=True))
+        assert written == {column: from_files[column] for column in written}, row
 
 
-def test_experiments_have_names_and_runs_of_their_own():
+def split_row(line):
+    """The cells of a row of a table in Markdown."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_no_two_experiments_share_a_name_or_a_run():
     assert len({experiment.name for experiment in EXPERIMENTS}) == len(EXPERIMENTS)
     assert len({experiment.config.run_name for experiment in EXPERIMENTS}) == len(EXPERIMENTS)
     assert all(experiment.name.isidentifier() for experiment in EXPERIMENTS)  # fields of the template
 
 
+METRICS = {
+    "num_samples": 3,
+    "num_samples_of_q": 1,
+    "elbo": {"mean": -2.5, "standard_error": 0.25},
+    "nll": None,
+    "nll_of_q": None,
+    "bits_per_dim": {"elbo": None},
+    "active_units": [1, 4],
+    "epoch": 7,
+}
+VERIFIED = {"data_verified": True, "versions": {}}
+UNVERIFIED = {"data_verified": False, "versions": {}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "data_verified"),
+    [
+        (VERIFIED, True),  # as earlier versions wrote it: the model's entries alone
+        (UNVERIFIED, False),
+        ({"model": VERIFIED, "evaluation": VERIFIED}, True),
+        ({"model": VERIFIED, "evaluation": UNVERIFIED}, False),
+        ({"model": UNVERIFIED, "evaluation": VERIFIED}, False),
+    ],
+)
+def test_metrics_are_verified_if_model_and_evaluation_used_verified_data(entries, data_verified, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS | entries))
+    metrics = results.read_metrics(tmp_path)
+    assert metrics.data_verified is data_verified
+    assert metrics.elbo == (-2.5, 0.25, None)
+    assert (metrics.epoch, metrics.num_samples, metrics.num_active_units) == (7, 3, 2)
+
+
+def test_damaged_metrics_are_reported_with_their_path(tmp_path):
+    assert results.read_metrics(tmp_path) is None
+    for text in ("", "{}", "[]", "null", json.dumps(METRICS), json.dumps(METRICS | VERIFIED | {"elbo": 1})):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(runs.RunError, match=re.escape(f"{tmp_path / 'metrics.json'} cannot be read: ")):
+            results.read_metrics(tmp_path)
+    assert not results.is_evaluated(tmp_path, num_samples=1)
+
+
 @pytest.fixture
 def report(tmp_path, small_data, monkeypatch):
-    """reproduce.py in a folder of its own; called with arguments, it gives the exit code."""
+    """A function that calls reproduce.py in a folder of its own with the given arguments; it returns the exit code."""
     monkeypatch.chdir(tmp_path)
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
@@ -63,29 +112,37 @@ def test_the_whole_report_at_a_small_scale(report, tmp_path):
         assert json.loads((run / "metrics.json").read_text())["num_samples"] == max(1, e.num_samples // 500)
         pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
         assert ("generated.png" in pictures) == ("make_pictures" in e.scripts) and "learning_curves.png" in pictures
-    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert "| 2 of 1000 |" in page and results.NOT_RUN not in page
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
 
 
-DIGITS = Experiment("digits", "a test", config.Config("digits", hidden_size=8, num_epochs=4), 3, ("make_pictures",))
+DIGITS = Experiment(
+    name="digits",
+    shows="a test",
+    config=config.Config("digits", hidden_size=8, num_epochs=4),
+    scripts=("make_pictures",),
+    num_samples=3,
+)
 
 
 @pytest.fixture
 def digits(monkeypatch):
-    """The table of experiments, of a single small one; gives its folder in docs/results."""
-    monkeypatch.setattr("vae.experiments.EXPERIMENTS", [DIGITS])
-    monkeypatch.setattr(results, "page", lambda docs: "")
+    """Makes the table of experiments a single small one; the value is its folder in docs/results."""
+    monkeypatch.setattr("report.experiments.EXPERIMENTS", [DIGITS])
+    monkeypatch.setattr(page, "render", lambda: "")  # the template names the report's experiments
     return Path("docs/results") / DIGITS.config.run_name
 
 
-def test_what_is_trained_and_evaluated_is_not_done_again(report, digits, capsys):
+def test_work_that_was_done_is_not_repeated(report, digits, capsys):
     assert report() == 0
-    before, _ = (digits / "history.csv").read_bytes(), capsys.readouterr()
+    before = (digits / "history.csv").read_bytes()
+    capsys.readouterr()
     assert report("--only", "digits") == 0 and report("--epochs_scale", "0") == 0
-    assert "NLL" not in capsys.readouterr().out and (digits / "history.csv").read_bytes() == before
+    assert "NLL" not in capsys.readouterr().out
+    assert (digits / "history.csv").read_bytes() == before
 
 
-def test_a_shorter_run_is_carried_on_and_never_replaces_a_longer_one(report, digits, capsys):
+def test_a_shorter_run_is_continued_and_never_replaces_a_longer_one(report, digits, capsys):
     assert report("--epochs_scale", "0.5") == 0 and len(runs.read_history(digits)) == 2
     assert report() == 0 and len(runs.read_history(digits)) == 4
     before = (digits / "metrics.json").read_bytes()
@@ -94,30 +151,43 @@ def test_a_shorter_run_is_carried_on_and_never_replaces_a_longer_one(report, dig
     assert len(runs.read_history(digits)) == 4 and (digits / "metrics.json").read_bytes() == before
 
 
-def test_a_quick_look_at_what_is_done_changes_nothing(report, digits):
-    """Fewer samples, unverified data: what is in docs/ is the better."""
+def test_a_quick_look_changes_no_better_result(report, digits):
+    """Fewer samples or fewer epochs: what is in docs/ is better and stays. Verified data counts before both."""
     assert report("--epochs_scale", "1") == 0
     before = {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()}
     assert report("--epochs_scale", "0.01") == 0
     assert report("--epochs_scale", "0.01", "--checkpoints_dir", "others") == 0
     assert {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()} == before
-    facts = json.loads((digits / "config.json").read_text())
-    (digits / "config.json").write_text(json.dumps(facts | {"data_verified": False}))
+    content = json.loads((digits / "config.json").read_text())
+    (digits / "config.json").write_text(json.dumps(content | {"data_verified": False}))
     assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0  # verified: better, though shorter
-    assert len(runs.read_history(digits)) == 1 and runs.read_facts(digits)["data_verified"]
+    assert len(runs.read_history(digits)) == 1 and runs.read_config(digits).data_verified
 
 
-def test_a_damaged_final_checkpoint_is_trained_again_and_damaged_metrics_are_made_anew(report, digits, capsys):
+def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, digits):
+    assert report() == 0
+    assert results.read(digits).data_verified
+    entries = json.loads((digits / "metrics.json").read_text())
+    entries["evaluation"]["data_verified"] = False
+    (digits / "metrics.json").write_text(json.dumps(entries))
+    assert not results.read(digits).data_verified
+    assert page.describe_run(DIGITS.config).command.endswith("` (unverified)")
+    assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0
+    assert len(runs.read_history(digits)) == 1 and results.read(digits).data_verified
+
+
+def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
     assert report("--epochs_scale", "0.5") == 0 and report() == 0
-    before, run = results.read_metrics(digits), Path("checkpoints") / digits.name
+    run = Path("checkpoints") / digits.name
+    before = (digits / "metrics.json").read_bytes()
     (data,) = run.glob("epoch-4.data*")
     data.write_bytes(data.read_bytes()[:50])
     (run / "metrics.json").write_text("{}")
-    assert report() == 0 and "epoch 2 is taken instead" in capsys.readouterr().out
-    assert runs.restore(run).epoch == 4 and results.read_metrics(digits) == before
+    assert report() == 0 and "epoch 2 is restored instead" in capsys.readouterr().out
+    assert runs.restore(run).epoch == 4 and (digits / "metrics.json").read_bytes() == before
 
 
-def test_history_is_published_as_far_as_the_model_that_was_evaluated(report, digits):
+def test_history_is_published_up_to_the_epoch_that_was_evaluated(report, digits):
     assert report() == 0
     run = Path("checkpoints") / digits.name
     before = (digits / "history.csv").read_bytes()
@@ -126,10 +196,11 @@ def test_history_is_published_as_far_as_the_model_that_was_evaluated(report, dig
     assert report("--epochs_scale", "0") == 0 and (digits / "history.csv").read_bytes() == before
 
 
-def test_what_cannot_be_done_is_named_and_the_rest_is_done(report, digits, monkeypatch, capsys):
-    missing = Experiment("none", "a test", config.Config("digits", seed=9), 3, ())
-    monkeypatch.setattr("vae.experiments.EXPERIMENTS", [missing, DIGITS])
+def test_a_failure_is_named_and_the_other_experiments_are_done(report, digits, monkeypatch, capsys):
+    missing = Experiment("none", "a test", config.Config("digits", seed=9), scripts=(), num_samples=3)
+    monkeypatch.setattr("report.experiments.EXPERIMENTS", [missing, DIGITS])
     assert report("--only", "digits") == 0
     assert report("--epochs_scale", "0") == 1
     assert "not done, for the reasons above: none" in capsys.readouterr().out
-    assert report("--only", "nonsense") == 2 and "--only: takes names out of none digits" in capsys.readouterr().err
+    assert report("--only", "nonsense") == 2
+    assert "argument --only: takes names out of none digits, got nonsense" in capsys.readouterr().err

@@ -1,35 +1,23 @@
+"""Tests of a run's folder: what is saved is restored whole, damage is found, and no earlier model is lost."""
+
 import dataclasses
+import math
 import shutil
 
+import filelock
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import cli
 from config import Config
 from vae import checkpoints, runs, training
+from vae.training import HistoryRow
 
 CONFIG = Config(dataset="digits", latent_dim=3, hidden_size=8)
 SHAPE = (4, 4, 1)
-
-
-def state_at(epoch, seed=0):
-    state = training.create_state(runs.build(dataclasses.replace(CONFIG, seed=seed), SHAPE), 1e-3)
-    state.epoch.assign(epoch)
-    return state
-
-
-def row(epoch):
-    return dict(zip(training.HISTORY, (epoch, -1.5, -1.0, 0.5, float("nan"), 0.25), strict=True))
-
-
-def save(folder, epoch, seed=0, overwrite=False):
-    with runs.Run(folder, overwrite) as run:
-        run.history = [row(e) for e in range(1, epoch + 1)]
-        run.save(state_at(epoch, seed), CONFIG, SHAPE, verified=True)
-
-
-def first_weight(folder):
-    return runs.restore(folder).trainable_variables[0].numpy()
+INDEX = "epoch-{}.index"
+DATA = "epoch-{}.data-00000-of-00001"
 
 
 @pytest.fixture
@@ -37,173 +25,293 @@ def folder(tmp_path):
     return tmp_path / "runs" / CONFIG.run_name
 
 
+def state_at(epoch, seed=0):
+    """Returns the state of a model with fresh weights, as if it had been trained to `epoch`."""
+    model = runs.build(dataclasses.replace(CONFIG, seed=seed), SHAPE)
+    state = training.create_state(model, learning_rate=1e-3)
+    state.epoch.assign(epoch)
+    return state
+
+
+def row_of(epoch):
+    return HistoryRow(epoch, train_elbo=-1.5, train_log_likelihood=-1.0, train_kl=0.5, test_elbo=math.nan, seconds=0.25)
+
+
+def history_up_to(epoch):
+    return [row_of(number) for number in range(1, epoch + 1)]
+
+
+def save(folder, epoch, seed=0, data_verified=True):
+    """Saves a model that was trained to `epoch` in one session."""
+    with runs.training_run(folder) as run:
+        run.history = history_up_to(epoch)
+        run.save(state_at(epoch, seed), CONFIG, SHAPE, data_verified=data_verified)
+
+
+def overwrite(folder, epoch, seed=0):
+    """Saves a model the way train.py --overwrite does."""
+    with runs.training_run(folder) as run:
+        run.move_to_replaced()
+        run.history = history_up_to(epoch)
+        run.save(state_at(epoch, seed), CONFIG, SHAPE, data_verified=True)
+
+
+def contents(folder):
+    """Returns the bytes of every file in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def first_weight(model):
+    return model.trainable_variables[0].numpy()
+
+
+def epochs_of(run):
+    return [row.epoch for row in run.history]
+
+
+# ---- Saving and restoring ------------------------------------------------------------------------------------------
+
+
 def test_a_saved_run_is_restored_whole(folder):
     save(folder, 3)
     model = runs.restore(folder)
-    assert model.image_shape == SHAPE and model.latent_dim == 3
-    assert np.array_equal(model.trainable_variables[0], state_at(3).model.trainable_variables[0])
-    facts = runs.read_facts(folder)
-    assert facts["config"] == CONFIG and facts["data_verified"] is True
-    assert {"python", "tensorflow", "keras", "numpy"} == set(facts["versions"])
+    assert model.image_shape == SHAPE and model.latent_dim == 3 and model.epoch == 3
+    assert np.array_equal(first_weight(model), first_weight(state_at(3).model))
+    saved = runs.read_config(folder)
+    assert saved.config == CONFIG and saved.image_shape == SHAPE and saved.data_verified is True
+    assert set(saved.versions) == {"python", "tensorflow", "keras", "numpy"}
     assert runs.saved_epoch(folder) == 3 and runs.trained(folder.parent) == [folder]
-    assert f"{CONFIG.run_name}  (epoch 3)" in runs.listing(folder.parent)
+    assert f"{CONFIG.run_name}  (epoch 3)" in cli.describe_runs(folder.parent)
 
 
-def test_history_survives_the_round_trip_exactly(folder):
-    rows = [row(1) | {"train_elbo": 1 / 3, "test_elbo": -1e-17}]
-    with runs.Run(folder) as run:
+def test_a_history_is_read_back_exactly(folder):
+    rows = [row_of(1)._replace(train_elbo=1 / 3, test_elbo=-1e-17)]
+    with runs.training_run(folder) as run:
         run.history = rows
-        run.save(state_at(1), CONFIG, SHAPE, verified=True)
+        run.save(state_at(1), CONFIG, SHAPE, data_verified=True)
     assert runs.read_history(folder) == rows
 
 
-def test_rows_beyond_the_checkpoint_are_dropped_when_resuming(folder):
-    """A kill between history.csv and the checkpoint leaves such rows; they come again."""
+def test_rows_beyond_the_checkpoint_are_dropped_when_training_continues(folder):
+    """A kill between history.csv and the checkpoint leaves such rows. Training writes them again."""
     save(folder, 3)
     with (folder / "history.csv").open("a") as file:
         file.write("4,-1,-1,0,nan,1\n")
-    with runs.Run(folder) as run:
+    with runs.training_run(folder) as run:
         state = state_at(0, seed=5)
         run.restore(state, CONFIG)
-        assert int(state.epoch) == 3 and [r["epoch"] for r in run.history] == [1, 2, 3]
+        assert int(state.epoch) == 3 and epochs_of(run) == [1, 2, 3]
 
 
-def test_saves_are_due_by_epochs_or_seconds(folder, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
-    with runs.Run(folder) as run:
-        assert not run.due(9) and run.due(10)
-        now[0] = 60.0
-        assert run.due(1)
-        run.history = [row(1)]
-        run.save(state_at(1), CONFIG, SHAPE, verified=True)
-        assert not run.due(10) and run.due(11)
+def test_a_save_is_due_after_some_epochs_or_seconds(folder, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now)
+    with runs.training_run(folder) as run:
+        assert not run.is_save_due(9) and run.is_save_due(10)
+        now = 60.0
+        assert run.is_save_due(1)
+        run.history = [row_of(1)]
+        run.save(state_at(1), CONFIG, SHAPE, data_verified=True)
+        assert not run.is_save_due(10) and run.is_save_due(11)
 
 
-def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(folder):
-    save(folder, 7)
-    old = first_weight(folder)
-    with runs.Run(folder, overwrite=True) as run:
-        assert runs.saved_epoch(folder) == 7 and np.array_equal(first_weight(folder), old)
-        run.history = [row(1)]
-        run.save(state_at(1, seed=1), CONFIG, SHAPE, verified=True)
-        assert runs.saved_epoch(folder) == 1 and not np.array_equal(first_weight(folder), old)
-        with pytest.raises(runs.RunError, match="another process"):
-            runs.Run(folder)
-        run.history = [row(1), row(2)]
-        run.save(state_at(2, seed=1), CONFIG, SHAPE, verified=True)
-    assert runs.saved_epoch(folder) == 2
-    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
-
-
-@pytest.mark.parametrize("by", ["list", "restore"])
-@pytest.mark.parametrize("renames_done", [1, 2])
-def test_a_swap_that_was_killed_is_ended_by_whoever_comes_next(folder, renames_done, by):
-    save(folder, 7)
-    new, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-    save(folder.with_name("made"), 1, seed=1)
-    folder.with_name("made").rename(new)
-    folder.rename(old)
-    if renames_done == 2:
-        new.rename(folder)
-    if by == "list":
-        assert runs.trained(folder.parent) == [folder]
-    else:
-        assert runs.restore(folder)
-    assert runs.saved_epoch(folder) == 1
-    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
-
-
-def test_a_reader_or_a_second_trainer_leaves_a_swap_alone_that_is_under_way(folder):
-    save(folder, 7)
-    old = folder.with_name(f".{folder.name}.old")
-    with runs.Run(folder):
-        folder.rename(old)
-        runs.recover(folder)
-        assert old.exists() and not folder.exists()
-        with pytest.raises(runs.RunError, match="another process"):
-            runs.Run(folder)
-        assert runs.saved_epoch(old) == 7
-        folder.rmdir()
-        old.rename(folder)
-
-
-@pytest.mark.parametrize("empty", [True, False])
-def test_an_old_model_without_a_new_one_comes_back(folder, empty):
-    save(folder, 7)
-    folder.rename(folder.with_name(f".{folder.name}.old"))
-    if empty:
-        folder.mkdir()
-    assert runs.trained(folder.parent) == [folder] and runs.saved_epoch(folder) == 7
-
-
-def test_overwriting_through_a_link_replaces_what_it_points_to(folder, tmp_path):
-    save(tmp_path / "elsewhere", 7)
-    folder.parent.mkdir()
-    folder.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    for epoch in (1, 2):
-        save(folder, epoch, overwrite=True)
-        assert folder.is_symlink() and runs.saved_epoch(folder) == epoch
-
-
-def test_a_folder_that_holds_another_model_is_not_carried_on(folder):
+def test_a_folder_that_holds_another_model_is_not_continued(folder):
     save(folder, 2)
-    with runs.Run(folder) as run, pytest.raises(runs.RunError, match="holds another model"):
+    with runs.training_run(folder) as run, pytest.raises(runs.RunError, match="holds another model"):
         run.restore(state_at(0), dataclasses.replace(CONFIG, seed=1))
 
 
-def test_the_columns_are_those_that_training_gives():
-    assert runs.COLUMNS == training.HISTORY
-
-
-def test_two_at_once_are_refused_and_the_lock_goes_with_the_run(folder):
-    with runs.Run(folder), pytest.raises(runs.RunError, match="another process is training in"):
-        runs.Run(folder)
-    runs.Run(folder).__exit__()
-
-
-def test_no_model_is_an_error_that_names_the_folder(folder):
+def test_a_missing_model_is_an_error_that_names_the_folder(folder):
     with pytest.raises(runs.RunError, match=f"no trained model in .*{CONFIG.run_name}"):
         runs.restore(folder)
-    assert runs.trained(folder.parent) == [] and runs.listing(folder.parent).startswith("no trained runs")
+    assert runs.trained(folder.parent) == []
+    assert cli.describe_runs(folder.parent).startswith("no trained runs")
 
 
-def test_a_folder_whose_name_is_a_pattern_is_a_folder_like_any_other(tmp_path):
+def test_a_folder_whose_name_is_a_glob_pattern_works_like_any_other(tmp_path):
     folder = tmp_path / "runs[1]*" / CONFIG.run_name
     for epoch in range(1, 6):
         save(folder, epoch)
     assert runs.saved_epoch(folder) == 5 and runs.trained(folder.parent) == [folder]
     assert checkpoints.epochs(folder) == [3, 4, 5] and len(list(folder.iterdir())) == 2 * 3 + 2
     assert runs.restore(folder).latent_dim == 3
+    overwrite(folder, 1)
+    overwrite(folder, 2)
+    replaced = folder.parent / "replaced"
+    assert runs.trained(replaced) == [replaced / f"{CONFIG.run_name}.1", replaced / f"{CONFIG.run_name}.2"]
 
 
-def test_an_index_without_its_data_is_no_checkpoint(folder):
-    """What a kill can leave is data without its index; either way round the one before holds."""
-    save(folder, 2)
-    save(folder, 3)
-    (folder / "epoch-3.data-00000-of-00001").unlink()
-    (folder / "epoch-4.data-00000-of-00001").write_bytes(b"")
-    assert runs.saved_epoch(folder) == 2 and runs.restore(folder)
+def test_unverified_data_is_remembered_when_training_continues_with_verified_data(folder):
+    save(folder, 1, data_verified=False)
+    with runs.training_run(folder) as run:
+        run.restore(state_at(0), CONFIG)
+        run.history.append(row_of(2))
+        run.save(state_at(2), CONFIG, SHAPE, data_verified=True)
+    assert runs.read_config(folder).data_verified is False
 
 
-def test_leftovers_of_a_killed_process_go_when_training_begins(folder):
+# ---- The lock ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_trainer_is_refused_and_the_lock_is_released_at_the_end(folder):
+    with runs.training_run(folder), pytest.raises(runs.RunError, match="another process is training in"):
+        with runs.training_run(folder):
+            pass
+    with runs.training_run(folder):
+        pass
+
+
+def test_a_second_trainer_is_refused_after_the_folder_was_replaced(folder):
+    save(folder, 7)
+    with runs.training_run(folder) as run:
+        run.move_to_replaced()
+        with pytest.raises(runs.RunError, match="another process"), runs.training_run(folder):
+            pass
+
+
+@pytest.fixture
+def kept_locks(monkeypatch):
+    """Keeps every lock that is made: one that nothing refers to any more is released by Python."""
+    locks = []
+    make_lock = filelock.FileLock
+
+    def make_and_keep_lock(path):
+        locks.append(make_lock(path))
+        return locks[-1]
+
+    monkeypatch.setattr(filelock, "FileLock", make_and_keep_lock)
+    return locks
+
+
+# The two tests keep the locks, and the errors with all frames that they passed: only the code releases a lock.
+
+
+def test_the_lock_is_released_if_the_preparation_fails(folder, monkeypatch, kept_locks):
+    def fail(folder):
+        raise PermissionError("a temporary file cannot be removed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "remove_temporary_files", fail)
+        with pytest.raises(PermissionError) as caught, runs.training_run(folder):
+            pass
+    with runs.training_run(folder) as run:
+        assert run.history == []
+    assert len(kept_locks) == 2 and "temporary file" in str(caught.value)
+
+
+def test_the_lock_is_released_if_the_training_fails(folder, kept_locks):
+    with pytest.raises(FloatingPointError) as caught, runs.training_run(folder):
+        raise FloatingPointError("diverged")
+    with runs.training_run(folder) as run:
+        assert run.history == []
+    assert len(kept_locks) == 2 and "diverged" in str(caught.value)
+
+
+def test_temporary_files_of_a_killed_process_are_removed_when_training_begins(folder):
     save(folder, 1)
     (folder / ".history.csv.1.tmp").write_text("half")
     (folder / ".epoch-2.1.tmp").mkdir()
     (folder / ".epoch-2.1.tmp" / "epoch-2.data-00000-of-00001").write_text("half")
-    runs.Run(folder).__exit__()
+    with runs.training_run(folder):
+        pass
     assert not list(folder.glob(".*")) and runs.saved_epoch(folder) == 1
 
 
-def test_unverified_data_is_remembered_when_resuming_with_verified(folder):
-    with runs.Run(folder) as run:
-        run.history = [row(1)]
-        run.save(state_at(1), CONFIG, SHAPE, verified=False)
-    with runs.Run(folder) as run:
-        run.restore(state_at(0), CONFIG)
-        run.history.append(row(2))
-        run.save(state_at(2), CONFIG, SHAPE, verified=True)
-    assert runs.read_facts(folder)["data_verified"] is False
+# ---- Replaced runs -------------------------------------------------------------------------------------------------
+
+
+def test_a_replaced_run_is_kept_whole_and_the_message_names_its_folder(folder, capsys):
+    replaced = [folder.parent / "replaced" / f"{CONFIG.run_name}.{number}" for number in (1, 2)]
+    save(folder, 7)
+    first = contents(folder)
+    overwrite(folder, 1, seed=1)
+    assert capsys.readouterr().out == f"the earlier model is now in {replaced[0]}\n"
+    second = contents(folder)
+    overwrite(folder, 2, seed=2)
+    assert capsys.readouterr().out == f"the earlier model is now in {replaced[1]}\n"
+
+    assert [contents(path) for path in replaced] == [first, second]
+    for path, epoch, seed in ((replaced[0], 7, 0), (replaced[1], 1, 1), (folder, 2, 2)):
+        model = runs.restore(path)
+        assert model.epoch == epoch
+        assert np.array_equal(first_weight(model), first_weight(state_at(epoch, seed).model))
+
+
+def test_a_replaced_run_never_takes_the_place_of_another(folder):
+    """The number is above all that are there, also where a user has removed or renamed some."""
+    replaced = folder.parent / "replaced"
+    (replaced / f"{CONFIG.run_name}.9").mkdir(parents=True)
+    (replaced / f"{CONFIG.run_name}.12.backup").mkdir()
+    (replaced / f"{CONFIG.run_name}_seed3.20").mkdir()
+    save(folder, 7)
+    overwrite(folder, 1)
+    assert runs.trained(replaced) == [replaced / f"{CONFIG.run_name}.10"]
+
+
+def test_without_an_earlier_model_nothing_is_moved(folder, capsys):
+    overwrite(folder, 1)
+    assert not (folder.parent / "replaced").exists()
+    assert capsys.readouterr().out == ""
+    assert runs.trained(folder.parent) == [folder]
+
+
+def test_replaced_runs_are_listed_under_a_heading_of_their_own(folder):
+    save(folder, 7)
+    overwrite(folder, 1)
+    assert cli.describe_runs(folder.parent).splitlines() == [
+        f"trained runs in {folder.parent}",
+        f"  {CONFIG.run_name}  (epoch 1)",
+        f"replaced runs in {folder.parent / 'replaced'}",
+        f"  {CONFIG.run_name}.1  (epoch 7)",
+    ]
+    assert runs.trained(folder.parent) == [folder]
+    shutil.rmtree(folder)
+    assert cli.describe_runs(folder.parent).splitlines()[0] == f"no trained runs in {folder.parent}"
+
+
+def test_through_a_link_the_folder_that_it_points_to_is_moved(folder, tmp_path):
+    target = tmp_path / "elsewhere"
+    save(target, 7)
+    folder.parent.mkdir()
+    folder.symlink_to(target, target_is_directory=True)
+    for epoch, number, replaced_epoch in ((1, 1, 7), (2, 2, 1)):
+        overwrite(folder, epoch)
+        assert folder.is_symlink() and runs.saved_epoch(folder) == runs.saved_epoch(target) == epoch
+        assert runs.restore(tmp_path / "replaced" / f"elsewhere.{number}").epoch == replaced_epoch
+
+
+def test_a_second_trainer_that_makes_the_folder_again_is_no_obstacle(folder, monkeypatch):
+    """It makes the folder before it asks for the lock, and this may be just after the earlier one was moved."""
+    save(folder, 7)
+    rename = type(folder).rename
+
+    def rename_and_make_again(path, target):
+        rename(path, target)
+        path.mkdir()
+
+    monkeypatch.setattr(type(folder), "rename", rename_and_make_again)
+    overwrite(folder, 1)
+    assert runs.saved_epoch(folder) == 1
+
+
+# ---- Damage --------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_without_its_data_is_no_checkpoint(folder):
+    """A kill can leave data without an index. Either way the checkpoint before it counts."""
+    save(folder, 2)
+    save(folder, 3)
+    (folder / DATA.format(3)).unlink()
+    (folder / DATA.format(4)).write_bytes(b"")
+    assert runs.saved_epoch(folder) == 2 and runs.restore(folder).epoch == 2
+
+
+def put(path, content):
+    """Writes the content of a damaged file; None stands for a missing one."""
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -211,68 +319,75 @@ def test_unverified_data_is_remembered_when_resuming_with_verified(folder):
 )
 def test_a_damaged_history_is_refused_by_name(folder, content):
     save(folder, 3)
-    path = folder / "history.csv"
-    path.unlink() if content is None else path.write_bytes(content)
-    with runs.Run(folder) as run, pytest.raises(runs.RunError, match=r"history\.csv"):
+    put(folder / "history.csv", content)
+    with runs.training_run(folder) as run, pytest.raises(runs.RunError, match=r"history\.csv"):
         run.restore(state_at(0), CONFIG)
+
+
+@pytest.mark.parametrize("line", ["", "4", "4,1,2,3,4", "4,1,2,3,4,5,6", "x,1,2,3,4,5", "4,x,2,3,4,5"])
+def test_a_damaged_line_of_a_history_is_refused_by_name(folder, line):
+    save(folder, 3)
+    with (folder / "history.csv").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(runs.RunError, match=r"history\.csv cannot be read"):
+        runs.read_history(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", None])
 def test_a_damaged_config_is_refused_by_name(folder, content):
     save(folder, 3)
-    path = folder / "config.json"
-    path.unlink() if content is None else path.write_bytes(content)
+    put(folder / "config.json", content)
     with pytest.raises(runs.RunError, match=r"config\.json"):
         runs.restore(folder)
 
 
-DATA = "epoch-{}.data-00000-of-00001"
+def truncate(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
 
 
-def truncated(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flipped(path):
+def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def emptied(path):
+def empty(path):
     path.write_bytes(b"")
 
 
-DAMAGES = [(damage, name) for damage in (truncated, flipped, emptied) for name in ("epoch-{}.index", DATA)]
+DAMAGES = [(damage, name) for damage in (truncate, flip_a_bit, empty) for name in (INDEX, DATA)]
 
 
 @pytest.mark.parametrize(("damage", "name"), DAMAGES)
-def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken(folder, damage, name, capsys):
-    """Readers leave the damaged one where it is; training, which holds the lock, sets it aside and goes on."""
+def test_training_continues_from_the_checkpoint_before_a_damaged_one(folder, damage, name, capsys):
+    """Readers leave the damaged one where it is. Training, which holds the lock, sets it aside."""
     save(folder, 2)
     save(folder, 3)
     damage(folder / name.format(3))
-    with runs.Run(folder) as run:
+    with runs.training_run(folder) as run:
         state = state_at(0, seed=5)
         run.restore(state, CONFIG)
-        assert "epoch-3 cannot be read (" in (said := capsys.readouterr().out) and "epoch 2 is taken instead" in said
-        assert int(state.epoch) == 2 and [r["epoch"] for r in run.history] == [1, 2]
+        output = capsys.readouterr().out
+        assert "epoch-3 cannot be read (" in output and "epoch 2 is restored instead" in output
+        assert int(state.epoch) == 2 and epochs_of(run) == [1, 2]
         assert len(list(folder.glob("damaged-epoch-3.*"))) == 2 and runs.saved_epoch(folder) == 2
-        assert np.array_equal(state.model.trainable_variables[0], state_at(2).model.trainable_variables[0])
+        assert np.array_equal(first_weight(state.model), first_weight(state_at(2).model))
 
 
-def test_a_reader_takes_the_newest_good_checkpoint_and_leaves_the_damaged_alone(folder, capsys):
+def test_a_reader_restores_the_newest_good_checkpoint_and_leaves_damaged_ones_alone(folder, capsys):
     for epoch in (2, 3, 4):
         save(folder, epoch)
-    truncated(folder / DATA.format(4))
-    flipped(folder / "epoch-3.index")
-    before = sorted(path.name for path in folder.iterdir())
-    assert runs.restore(folder).epoch == 2 and capsys.readouterr().out.count("epoch 2 is taken instead") == 2
-    assert sorted(path.name for path in folder.iterdir()) == before
+    truncate(folder / DATA.format(4))
+    flip_a_bit(folder / INDEX.format(3))
+    before = contents(folder)
+    assert runs.restore(folder).epoch == 2
+    assert capsys.readouterr().out.count("epoch 2 is restored instead") == 2
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(("damage", "name"), DAMAGES)
-def test_where_no_checkpoint_can_be_read_each_is_named(folder, damage, name):
+def test_if_no_checkpoint_can_be_read_each_is_named(folder, damage, name):
     for epoch in (2, 3):
         save(folder, epoch)
         damage(folder / name.format(epoch))
@@ -280,52 +395,66 @@ def test_where_no_checkpoint_can_be_read_each_is_named(folder, damage, name):
         runs.restore(folder)
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(folder, monkeypatch):
+def test_a_damaged_run_is_replaced_like_any_other(folder):
+    """Its last message is to use --overwrite."""
+    save(folder, 3)
+    empty(folder / INDEX.format(3))
+    before = contents(folder)
+    overwrite(folder, 1)
+    assert contents(folder.parent / "replaced" / f"{CONFIG.run_name}.1") == before
+    assert runs.restore(folder).epoch == 1
+
+
+def test_a_checkpoint_without_permission_to_read_does_not_count_as_damaged(folder, monkeypatch):
     for epoch in (2, 3):
         save(folder, epoch)
 
-    def forbidden(*args):
+    def refuse(*args):
         raise tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied")
 
-    monkeypatch.setattr(checkpoints, "_read", forbidden)
-    with runs.Run(folder) as run, pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: .*Permission denied"):
-        run.restore(state_at(0), CONFIG)
+    monkeypatch.setattr(checkpoints, "read", refuse)
+    with runs.training_run(folder) as run:
+        with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: .*Permission denied"):
+            run.restore(state_at(0), CONFIG)
     assert checkpoints.epochs(folder) == [2, 3]
 
 
-def test_no_bit_that_is_flipped_in_a_checkpoint_goes_unnoticed(folder):
-    """Any bit: what is restored is an error or the very same weights (a bit of Adam's moments, or of padding)."""
+def test_no_flipped_bit_of_a_checkpoint_changes_a_weight_unnoticed(folder):
+    """Either an error is raised, or the weights are the same: the bit was one of Adam's moments, or of padding."""
     save(folder, 3)
-    want = [v.numpy() for v in runs.restore(folder).trainable_variables]
-    rng, refused = np.random.default_rng(0), 0
-    for path in (folder / "epoch-3.index", folder / DATA.format(3)):
+    expected = [variable.numpy() for variable in runs.restore(folder).trainable_variables]
+    rng = np.random.default_rng(0)
+    num_refused = 0
+    for path in (folder / INDEX.format(3), folder / DATA.format(3)):
         whole = path.read_bytes()
-        for place in rng.choice(8 * len(whole), 60, replace=False):
+        for bit in rng.choice(8 * len(whole), 60, replace=False):
             content = bytearray(whole)
-            content[place // 8] ^= 1 << (place % 8)
+            content[bit // 8] ^= 1 << (bit % 8)
             path.write_bytes(content)
             try:
-                got = runs.restore(folder).trainable_variables
+                restored = runs.restore(folder).trainable_variables
             except runs.RunError:
-                refused += 1
-            else:
-                assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+                num_refused += 1
+                continue
+            for variable, weight in zip(restored, expected, strict=True):
+                assert np.array_equal(variable, weight)
         path.write_bytes(whole)
-    assert refused > 60
+    assert num_refused > 60
 
 
-def test_a_checkpoint_that_is_pruned_under_a_reader_is_no_damage(folder, monkeypatch, capsys):
+def test_a_checkpoint_that_is_removed_while_it_is_read_does_not_count_as_damaged(folder, monkeypatch, capsys):
     save(folder, 3)
-    read = checkpoints._read
+    read = checkpoints.read
 
-    def pruned(state, folder, epoch, partial):
+    def read_too_late(state, folder, epoch, partial):
         if epoch == 3:
-            for later in range(4, 4 + checkpoints.KEPT):
+            for later in range(4, 4 + checkpoints.NUM_KEPT):
                 save(folder, later)
         read(state, folder, epoch, partial)
 
-    monkeypatch.setattr(checkpoints, "_read", pruned)
-    assert runs.restore(folder).epoch == 3 + checkpoints.KEPT and capsys.readouterr().out == ""
+    monkeypatch.setattr(checkpoints, "read", read_too_late)
+    assert runs.restore(folder).epoch == 3 + checkpoints.NUM_KEPT
+    assert capsys.readouterr().out == ""
 
 
 def test_a_checkpoint_of_another_program_is_refused(folder):
@@ -337,20 +466,12 @@ def test_a_checkpoint_of_another_program_is_refused(folder):
 
 def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
     save(folder, 3)
-    other = dataclasses.replace(CONFIG, hidden_size=9)
-    elsewhere = tmp_path / "other"
-    with runs.Run(elsewhere) as run:
-        run.history = [row(1)]
-        run.save(training.create_state(runs.build(other, SHAPE), 1e-3), other, SHAPE, verified=True)
+    wider = dataclasses.replace(CONFIG, hidden_size=9)
+    elsewhere = tmp_path / "wider"
+    with runs.training_run(elsewhere) as run:
+        run.history = [row_of(1)]
+        state = training.create_state(runs.build(wider, SHAPE), learning_rate=1e-3)
+        run.save(state, wider, SHAPE, data_verified=True)
     shutil.copy(elsewhere / "config.json", folder / "config.json")
     with pytest.raises(runs.RunError, match="cannot be read"):
         runs.restore(folder)
-
-
-def test_replacing_leaves_the_old_file_where_the_write_fails(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="full"), runs.replacing(path) as temporary:
-        temporary.write_text("ne")
-        raise OSError("disk full")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

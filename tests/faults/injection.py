@@ -1,4 +1,4 @@
-"""Faults at chosen places: a function run in a forked child that dies at its n-th change of the file system."""
+"""What the tests of faults share: scripts that run in a child process, which can be killed at any change of a file."""
 
 import os
 import signal
@@ -8,12 +8,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import saved
 
 from vae import runs
 
 if sys.platform != "linux":
     pytest.skip(
-        "these faults are injected by means of Linux: fork after importing TensorFlow, /proc", allow_module_level=True
+        "these tests need Linux: they fork after TensorFlow is imported, and read /proc", allow_module_level=True
     )
 
 DIGITS = ["--dataset", "digits", "--latent_dim", "2", "--hidden_size", "8"]
@@ -21,10 +22,14 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.t
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def fork(function, *args):
-    """Starts function(*args) in a fork of this process, whose exit code it gives; returns the process's number.
+# ---- Child processes -----------------------------------------------------------------------------------------------
 
-    TensorFlow may be imported here, but not used: a fork has no threads of its parent, and would wait for them.
+
+def start_child(function, *args):
+    """Starts function(*args) in a fork of this process, and returns the fork's process id.
+
+    The function returns the exit code. This process may import TensorFlow, but must not use it: a fork does not have
+    the threads of its parent, and would wait for them.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -32,56 +37,94 @@ def fork(function, *args):
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        code = 99
+        exit_code = 99
         try:
-            code = function(*args) or 0
+            exit_code = function(*args) or 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
+            os._exit(exit_code)
     return child
 
 
-def wait(child):
-    """The exit code of a child, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def wait_for(child):
+    """Waits for a child process; returns its exit code, or minus the number of the signal that ended it."""
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def in_child(function, *args):
-    """Runs function(*args) in a fork, to its end; its exit code."""
-    return wait(fork(function, *args))
+    """Runs function(*args) in a child process, and returns the exit code."""
+    return wait_for(start_child(function, *args))
 
 
-def script(main, folder, *argv):
-    """Runs a script's main below `folder`, saving after every epoch."""
+def run_script(main, folder, *argv):
+    """Runs a script with all its paths below `folder`, where it saves after every epoch. Returns the exit code."""
     runs.SAVE_EPOCHS = 1
-    paths = {"checkpoints": folder / "checkpoints", "pictures": folder / "pictures", "data": folder / "data"}
-    return main([*argv, *(word for name, path in paths.items() for word in (f"--{name}_dir", str(path)))])
+    paths = ["--checkpoints_dir", folder / "checkpoints", "--pictures_dir", folder / "pictures"]
+    paths += ["--data_dir", folder / "data"]
+    return main([*argv, *map(str, paths)])
 
 
-def dying(folder, place, function, *args):
-    """Runs function in a child that is killed just before its `place`-th change below `folder`, counted from 0.
+# ---- Kills ---------------------------------------------------------------------------------------------------------
 
-    A change is an open for writing, a rename, a removal, a folder made or gone (Python's audit events); before the
-    next one is after this one, so that running through the places is a kill before and after each.
+
+def run_until_change(folder, number, function, *args):
+    """Runs function(*args) in a child process, which is killed just before a change below `folder`.
+
+    The changes are counted from 0 up to `number`. Just before the next change is just after this one, so that going
+    through all numbers tests a kill before and after each change. Returns the exit code as wait_for does.
     """
     count = 0
 
     def audit(event, arguments):
         nonlocal count
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-        named = [os.fspath(a) for a in arguments[:2] if isinstance(a, str | os.PathLike)]
-        if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # as shutil.rmtree does it: a name and its folder
-            named = [os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), named[0])]
-        if (writes or event in CHANGES) and any(Path(name).is_relative_to(folder) for name in named):
-            if count == place:
+        if is_change_below(folder, event, arguments):
+            if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-    def watched():
+    def run_audited():
         sys.addaudithook(audit)
         return function(*args)
 
-    return in_child(watched)
+    return in_child(run_audited)
+
+
+def is_change_below(folder, event, arguments):
+    """Returns whether an audit event of Python is a change below `folder`.
+
+    Changes are: a file opened for writing, renamed, removed, linked or truncated, and a folder made or removed.
+    """
+    if event == "open":
+        flags = arguments[2]
+        if not isinstance(flags, int) or not flags & WRITING:
+            return False
+    elif event not in CHANGES:
+        return False
+    names = [os.fspath(argument) for argument in arguments[:2] if isinstance(argument, str | os.PathLike)]
+    if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:
+        # shutil.rmtree gives a name and the descriptor of its folder.
+        parent = os.readlink(f"/proc/self/fd/{arguments[1]}")
+        names = [os.path.join(parent, names[0])]
+    return any(Path(name).is_relative_to(folder) for name in names)
+
+
+# ---- Runs ----------------------------------------------------------------------------------------------------------
+
+
+def only_run(folder):
+    """Returns the one trained run below a folder that was given to run_script."""
+    (run,) = runs.trained(folder / "checkpoints")
+    return run
+
+
+def saved_up_to_checkpoint(run):
+    """Returns what `saved` does, but with the history up to the newest checkpoint.
+
+    history.csv is written before the checkpoint, so that a kill or a full disk can leave it ahead.
+    """
+    tensors, history = saved(run)
+    return tensors, history[: runs.saved_epoch(run)]

@@ -1,6 +1,6 @@
-"""A disk that fills up, or files that may not be read: one line, exit code 1, the last good model intact.
+"""A disk that fills up, and files without permission to read: one error line, exit code 1, and nothing is lost.
 
-And no half file under its final name.
+No half-written file gets its final name.
 """
 
 import ctypes
@@ -10,11 +10,12 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import saved
-from injection import DIGITS, in_child, script
+from injection import DIGITS, in_child, only_run, run_script, saved_up_to_checkpoint
 from PIL import Image
 
 import config
@@ -22,128 +23,204 @@ import evaluate
 import make_pictures
 import train
 from datasets import base
-from vae import results, runs
+from report import results
+from vae import runs
+
+ROOT = Path(config.__file__).parent
+# The limit decides what is too large: config.json, history.csv, the checkpoint or the picture.
+SIZES = [0, 100, 400, 600, 2000, 5000, 20_000, 50_000, 100_000]
 
 
 @pytest.fixture
 def trained(tmp_path):
-    """A folder with a run of one epoch and its history, and that run."""
-    assert in_child(script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
-    (run,) = runs.trained(tmp_path / "checkpoints")
-    return tmp_path, run
+    """A folder with a run of one epoch."""
+    assert in_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
+    return tmp_path
 
 
-def good(run):
-    """What a run has up to its newest checkpoint; history.csv is written first and may be ahead, as after a kill."""
-    tensors, history = saved(run)
-    return tensors, history[: runs.saved_epoch(run)]
-
-
-def limited(size, function, *args):
-    """Runs function in a child whose files are limited to `size` bytes, as on a full disk: (exit code, its stderr)."""
-    return heard(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), function, *args)
-
-
-def heard(prepare, function, *args):
-    """Runs prepare() and function(*args) in a child: (exit code, its stderr)."""
+def run_prepared(prepare, function, *args):
+    """Runs prepare() and function(*args) in a child process. Returns the exit code and what it wrote to stderr."""
     reader, writer = os.pipe()
 
     def run():
-        sys.stderr = open(writer, "w", buffering=1, encoding="utf-8")  # not pytest's, which are files
+        # A pipe and a device in place of pytest's streams, which are files, and have the limits of files.
+        sys.stderr = open(writer, "w", buffering=1, encoding="utf-8")
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
         prepare()
         return function(*args)
 
-    code = in_child(run)
+    exit_code = in_child(run)
     os.close(writer)
     with open(reader, encoding="utf-8") as file:
-        return code, file.read()
+        return exit_code, file.read()
 
 
-@pytest.mark.parametrize("size", [0, 100, 400, 600, 2000, 5000, 20_000, 50_000, 100_000])
-def test_training_on_a_disk_that_fills_up_keeps_the_last_good_model(size, trained):
-    """By the limit it is config.json, history.csv, the checkpoint or the picture that does not fit."""
-    folder, run = trained
-    before = good(run)
-    for argv in (["--restore", "True", "--num_epochs", "3"], ["--overwrite", "--num_epochs", "3"]):
-        code, text = limited(size, script, train.main, folder, *DIGITS, *argv)
-        assert code in (0, 1), text
-        if code:
-            assert text.count("error: ") == 1 and text.count("\n") <= 3 and "Traceback" not in text, text
-            if runs.saved_epoch(run) == 1:
-                assert good(run) == before
-        assert runs.read_facts(run) and in_child(lambda: runs.restore(run) is None) == 0
-        assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
+def run_on_full_disk(size, function, *args):
+    """Runs function(*args) in a child process whose files are limited to `size` bytes, as a disk that fills up does.
+
+    Returns the exit code and what it wrote to stderr.
+    """
+
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return run_prepared(limit_files, function, *args)
 
 
-@pytest.mark.parametrize(("main", "extra"), [(evaluate.main, ["--num_samples", "2"]), (make_pictures.main, [])])
-def test_metrics_and_pictures_on_a_full_disk_leave_what_was_there(main, extra, trained):
-    folder, run = trained
-    assert in_child(script, main, folder, *DIGITS, *extra) == 0
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert any(path.suffix == ".png" for path in before)
-    code, text = limited(100, script, main, folder, *DIGITS, *extra)
-    assert code == 1 and "could not write" in text and "File too large" in text and "Traceback" not in text
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    assert results.read_metrics(run) is not None
-    for path in before:
-        if path.suffix == ".png":
-            Image.open(io.BytesIO(before[path])).load()
+def check_exit(exit_code, stderr):
+    """Checks that a script succeeded, or failed with one error in a few lines."""
+    assert exit_code in (0, 1), stderr
+    if exit_code == 1:
+        assert stderr.count("error: ") == 1, stderr
+        assert stderr.count("\n") <= 3, stderr
+        assert "Traceback" not in stderr
 
 
-def test_a_cache_on_a_full_disk_is_done_without(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (2, 50, 8, 8, 1), dtype=np.uint8)
+def check_whole(run):
+    """Checks that a run can be restored, and has no half-written files."""
+    assert runs.read_config(run)
+    assert in_child(lambda: runs.restore(run) is None) == 0
+    assert temporary_files(run) == []
+
+
+def temporary_files(run):
+    return [path for path in run.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_training_on_a_full_disk_keeps_the_last_good_model(size, trained):
+    run = only_run(trained)
+    before = saved_up_to_checkpoint(run)
+    argv = [*DIGITS, "--restore", "True", "--num_epochs", "3"]
+    exit_code, stderr = run_on_full_disk(size, run_script, train.main, trained, *argv)
+    check_exit(exit_code, stderr)
+    check_whole(run)
+    if runs.saved_epoch(run) == 1:
+        assert exit_code == 1
+        assert saved_up_to_checkpoint(run) == before
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_overwriting_on_a_full_disk_keeps_the_earlier_model(size, trained):
+    run = only_run(trained)
+    before = saved(run)
+    argv = [*DIGITS, "--overwrite", "--num_epochs", "3"]
+    exit_code, stderr = run_on_full_disk(size, run_script, train.main, trained, *argv)
+    check_exit(exit_code, stderr)
+    (replaced,) = runs.trained(trained / "checkpoints" / "replaced")
+    assert saved(replaced) == before
+    check_whole(replaced)
+    assert temporary_files(run) == []
+    if runs.saved_epoch(run) > 0:
+        check_whole(run)
+    if runs.saved_epoch(run) == 1:
+        assert saved_up_to_checkpoint(run) == before
+
+
+def contents(folder):
+    """Returns the bytes of all files below a folder, by path."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [(evaluate.main, ["--num_samples", "2"]), (make_pictures.main, [])],
+    ids=["evaluate", "make_pictures"],
+)
+def test_metrics_and_pictures_on_a_full_disk_stay_as_they_were(main, options, trained):
+    assert in_child(run_script, main, trained, *DIGITS, *options) == 0
+    before = contents(trained)
+    exit_code, stderr = run_on_full_disk(100, run_script, main, trained, *DIGITS, *options)
+    assert exit_code == 1
+    assert "could not write" in stderr
+    assert "File too large" in stderr
+    assert "Traceback" not in stderr
+    assert contents(trained) == before
+    if main is evaluate.main:
+        assert results.read_metrics(only_run(trained)).num_samples == 2
+    pictures = [content for path, content in before.items() if path.suffix == ".png"]
+    assert pictures
+    for content in pictures:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+
+
+def test_without_room_for_a_cache_the_data_is_still_loaded(tmp_path):
+    train_images, test_images = np.random.default_rng(0).integers(0, 256, (2, 50, 8, 8, 1), dtype=np.uint8)
+    dataset = base.Dataset("x", train_images, test_images)
 
     def load():
-        got = base.cached("x", tmp_path / "x.npz", lambda: (base.Dataset("x", images[0], images[1]), []), False)
-        return 0 if np.array_equal(got.train_images, images[0]) else 3
+        loaded = base.cached("x", tmp_path / "x.npz", decode=lambda: (dataset, []), allow_unverified=False)
+        assert np.array_equal(loaded.train_images, train_images)
 
-    code, text = limited(1000, load)
-    assert code == 0 and "no cache of the decoded data" in text and list(tmp_path.iterdir()) == []
+    exit_code, stderr = run_on_full_disk(1000, load)
+    assert exit_code == 0, stderr
+    assert "no cache of the decoded data" in stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_file_system(tmp_path):
-    """The real thing: a file system of 1 MB, which needs root to be mounted."""
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB. Only root can mount it."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        command = [sys.executable, str(config.__file__).replace("config.py", "train.py"), *DIGITS]
-        command += ["--checkpoints_dir", str(folder / "runs"), "--pictures_dir", str(folder / "pictures")]
-        command += ["--num_epochs", "1"]
-        assert subprocess.run(command, capture_output=True).returncode == 0
-        (run,) = runs.trained(folder / "runs")
-        before = good(run)
-        with (folder / "filler").open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
-            while True:
-                file.write(bytes(4096))
-        assert caught.value.errno == errno.ENOSPC
-        done = subprocess.run([*command[:-1], "30", "--restore", "True"], capture_output=True, text=True)
-        assert done.returncode == 1 and done.stderr.count("\n") <= 2 and "error: " in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr and good(run) == before
-        assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
-        (folder / "filler").unlink()
-        assert subprocess.run([*command[:-1], "30", "--restore", "True"], capture_output=True).returncode == 0
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("there is no right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("argv", [(train.main, "--restore", "True"), (train.main,), (make_pictures.main,)])
+def test_training_on_a_full_file_system_keeps_the_last_good_model(small_disk):
+    def run_train(*argv):
+        paths = ["--checkpoints_dir", small_disk / "checkpoints", "--pictures_dir", small_disk / "pictures"]
+        command = [sys.executable, ROOT / "train.py", *DIGITS, *paths, *argv]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    assert run_train("--num_epochs", "1").returncode == 0
+    run = only_run(small_disk)
+    before = saved_up_to_checkpoint(run)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
+        while True:
+            file.write(bytes(4096))
+    assert caught.value.errno == errno.ENOSPC
+
+    failed = run_train("--num_epochs", "30", "--restore", "True")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") <= 2, failed.stderr
+    assert "error: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert saved_up_to_checkpoint(run) == before
+    assert temporary_files(run) == []
+
+    filler.unlink()
+    assert run_train("--num_epochs", "30", "--restore", "True").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [(train.main, ["--restore", "True"]), (train.main, []), (make_pictures.main, [])],
+    ids=["restore", "train", "make_pictures"],
+)
 @pytest.mark.parametrize("name", [".", "epoch-1.index", "config.json"])
-def test_what_may_not_be_read_is_named_and_left_alone(name, argv, trained):
-    folder, run = trained
-    before, mode = good(run), (run / name).stat().st_mode
+def test_files_without_permission_to_read_are_named_and_left_alone(name, main, options, trained):
+    run = only_run(trained)
+    before = saved_up_to_checkpoint(run)
+    mode = (run / name).stat().st_mode
     (run / name).chmod(0)
     try:
-        code, text = heard(give_up_the_rights_of_root, script, argv[0], folder, *DIGITS, *argv[1:])
+        exit_code, stderr = run_prepared(give_up_the_rights_of_root, run_script, main, trained, *DIGITS, *options)
     finally:
         (run / name).chmod(mode)
-    assert code == 1 and "Traceback" not in text and str(run) in text
-    assert good(run) == before
+    assert exit_code == 1
+    assert "Traceback" not in stderr
+    assert str(run) in stderr
+    assert saved_up_to_checkpoint(run) == before
 
 
 def give_up_the_rights_of_root():
-    """Root may read anything; without its capabilities it may read what any other user may (man 2 capset)."""
-    version_3_this_thread, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    assert ctypes.CDLL(None).capset(version_3_this_thread, nothing) == 0
+    """Gives up all capabilities of this thread (man 2 capset). Root may read any file with them, but not without."""
+    version_3_of_this_thread = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    no_capabilities = (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(version_3_of_this_thread, no_capabilities) == 0

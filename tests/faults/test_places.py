@@ -1,4 +1,4 @@
-"""SIGKILL before and after each change of the file system that a script makes: nothing is lost or taken half."""
+"""SIGKILL before and after each change of a file that a script makes: nothing is lost, and nothing is taken half."""
 
 import functools
 import hashlib
@@ -11,127 +11,163 @@ import threading
 import numpy as np
 import pytest
 from conftest import saved
-from injection import DIGITS, dying, in_child, script
+from injection import DIGITS, in_child, only_run, run_script, run_until_change, saved_up_to_checkpoint
 from PIL import Image
 
+import config
 import evaluate
 import make_pictures
 import train
 from datasets import base
-from vae import results, runs
+from report import results
+from vae import runs
 
 
-def the_run(folder):
-    (run,) = runs.trained(folder / "checkpoints")
-    return run
+def kill_at_each_change(folder, function, *args):
+    """Runs function(*args) again and again, killed one change later each time, until it succeeds. Yields after each kill.
 
-
-def places(folder, function, *args):
-    """Kills function(*args) at each of its changes below `folder`, anew each time; yields after each kill."""
-    for place in itertools.count():
-        code = dying(folder, place, function, *args)
-        if code != -signal.SIGKILL:
-            assert code == 0 and place > 3
+    The changes are those below `folder`. What a killed run has left there is there in the next run too, unless the
+    caller removes it.
+    """
+    for number in itertools.count():
+        exit_code = run_until_change(folder, number, function, *args)
+        if exit_code != -signal.SIGKILL:
+            assert exit_code == 0
+            assert number > 3
             return
-        yield place
+        yield number
 
 
 @pytest.fixture
-def reference(tmp_path):
-    """What an undisturbed run of so many epochs leaves: a function of (vae_type, epochs), each trained once."""
+def undisturbed(tmp_path):
+    """A function of a type and a number of epochs that returns what an undisturbed run saves. Each is trained once."""
 
     @functools.cache
-    def of(vae_type, epochs):
-        folder = tmp_path / f"reference_{vae_type}_{epochs}"
-        argv = [*DIGITS, "--vae_type", vae_type, "--num_epochs", str(epochs)]
-        assert in_child(script, train.main, folder, *argv) == 0
-        return saved(the_run(folder))
+    def train_undisturbed(vae_type, num_epochs):
+        folder = tmp_path / f"undisturbed_{vae_type}_{num_epochs}"
+        argv = [*DIGITS, "--vae_type", vae_type, "--num_epochs", str(num_epochs)]
+        assert in_child(run_script, train.main, folder, *argv) == 0
+        return saved(only_run(folder))
 
-    return of
-
-
-@pytest.mark.parametrize("vae_type", ["flat_binarized", "flat_cont_normal", "flat_cont_logit", "conv3"])
-def test_training_killed_at_every_change_ends_as_if_undisturbed(vae_type, tmp_path, reference):
-    """A fresh run is killed at a place, carried on and killed at the next, until one gets through."""
-    folder, epochs = tmp_path / "killed", 5
-    argv = [*DIGITS, "--vae_type", vae_type, "--num_epochs", str(epochs), "--restore", "True"]
-    reached = []
-    for _ in places(folder, script, train.main, folder, *argv):
-        reached += [runs.saved_epoch(run) for run in runs.trained(folder / "checkpoints")]
-        if reached and reached[-1] == epochs:
-            shutil.rmtree(folder)
-    assert set(reached) >= {1, 2, 3, 4, 5}
-    assert saved(the_run(folder)) == reference(vae_type, epochs)
+    return train_undisturbed
 
 
-def test_overwriting_killed_at_every_change_leaves_the_old_model_or_the_new_one(tmp_path, reference):
-    folder, found = tmp_path / "killed", []
-    assert in_child(script, train.main, tmp_path / "old", *DIGITS, "--num_epochs", "3") == 0
-    shutil.copytree(tmp_path / "old", folder)
-    for _ in places(folder, script, train.main, folder, *DIGITS, "--num_epochs", "1", "--overwrite"):
-        run = the_run(folder)
-        found.append(runs.saved_epoch(run))
-        assert saved(run) == reference("flat_binarized", found[-1])
+@pytest.mark.parametrize("vae_type", config.VAE_TYPES)
+def test_training_killed_at_every_change_ends_as_if_undisturbed(vae_type, tmp_path, undisturbed):
+    """A fresh run is killed at a change, continued and killed at the next one, until it succeeds."""
+    folder = tmp_path / "killed"
+    num_epochs = 5
+    argv = [*DIGITS, "--vae_type", vae_type, "--num_epochs", str(num_epochs), "--restore", "True"]
+    epochs = set()
+    for _ in kill_at_each_change(folder, run_script, train.main, folder, *argv):
+        for run in runs.trained(folder / "checkpoints"):
+            epoch = runs.saved_epoch(run)
+            epochs.add(epoch)
+            assert saved_up_to_checkpoint(run) == undisturbed(vae_type, epoch)
+            if epoch == num_epochs:
+                shutil.rmtree(folder)
+    assert epochs == {1, 2, 3, 4, 5}
+    assert saved(only_run(folder)) == undisturbed(vae_type, num_epochs)
+
+
+def test_overwriting_killed_at_every_change_never_loses_the_earlier_model(tmp_path, undisturbed):
+    """The earlier model is whole in its place or in replaced/, and --restore True afterwards ends as undisturbed."""
+    assert in_child(run_script, train.main, tmp_path / "earlier", *DIGITS, "--num_epochs", "3") == 0
+    earlier = saved(only_run(tmp_path / "earlier"))
+    folder = tmp_path / "killed"
+    shutil.copytree(tmp_path / "earlier", folder)
+    run = only_run(folder)
+    replaced = run.parent / "replaced" / f"{run.name}.1"
+    outcomes = set()
+    for _ in kill_at_each_change(folder, run_script, train.main, folder, *DIGITS, "--num_epochs", "2", "--overwrite"):
+        is_replaced = replaced.exists()
+        epoch = runs.saved_epoch(run)
+        outcomes.add((is_replaced, epoch))
+        if is_replaced:
+            assert saved(replaced) == earlier
+        else:
+            assert saved(run) == earlier
+        if epoch > 0:
+            assert saved_up_to_checkpoint(run) == undisturbed("flat_binarized", epoch)
+
+        argv = [*DIGITS, "--num_epochs", "3", "--restore", "True"]
+        assert in_child(run_script, train.main, folder, *argv) == 0
+        assert saved(run) == undisturbed("flat_binarized", 3)
+        assert replaced.exists() == is_replaced
+        if is_replaced:
+            assert saved(replaced) == earlier
         shutil.rmtree(folder)
-        shutil.copytree(tmp_path / "old", folder)
-    assert set(found) == {1, 3}
+        shutil.copytree(tmp_path / "earlier", folder)
+    assert outcomes == {(False, 3), (True, 0), (True, 1), (True, 2)}
+    assert saved(run) == undisturbed("flat_binarized", 2)
+    assert saved(replaced) == earlier
 
 
-def test_an_evaluation_killed_at_every_change_leaves_metrics_whole_or_not_there(tmp_path):
-    assert in_child(script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
-    run, found = the_run(tmp_path), []
-    for place in itertools.count():
-        samples = place + 2  # another number each time, to know which evaluation a file is from
-        code = dying(tmp_path, place, script, evaluate.main, tmp_path, *DIGITS, "--num_samples", str(samples))
-        found.append(results.read_metrics(run).get("num_samples"))  # raises where the file is half
-        assert found[-1] == samples if code == 0 else found[-1] in (None, samples, *found[:-1])
-        if code == 0:
-            break
-    assert None in found and len(found) > 3
+def test_an_evaluation_killed_at_every_change_leaves_whole_metrics_or_none(tmp_path):
+    assert in_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
+    run = only_run(tmp_path)
+    possible = [None]  # the numbers of samples that metrics.json may hold
+    found = []
+    exit_code = -signal.SIGKILL
+    while exit_code != 0:
+        # Each evaluation has its own number of samples, which shows which evaluation a file is from.
+        num_samples = len(found) + 2
+        argv = [*DIGITS, "--num_samples", str(num_samples)]
+        exit_code = run_until_change(tmp_path, len(found), run_script, evaluate.main, tmp_path, *argv)
+        possible.append(num_samples)
+        metrics = results.read_metrics(run)  # raises RunError if the file is half-written
+        found.append(None if metrics is None else metrics.num_samples)
+        assert found[-1] in possible
+    assert found[-1] == possible[-1]
+    assert None in found
+    assert len(found) > 3
 
 
 def test_pictures_killed_at_every_change_are_whole_or_not_there(tmp_path):
-    assert in_child(script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
-    counts = []
-    for _ in places(tmp_path, script, make_pictures.main, tmp_path, *DIGITS):
+    assert in_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
+    counts = set()
+    for _ in kill_at_each_change(tmp_path, run_script, make_pictures.main, tmp_path, *DIGITS):
         pictures = [path for path in tmp_path.rglob("*.png") if not path.name.startswith(".")]
-        counts.append(len(pictures))
+        counts.add(len(pictures))
         for path in pictures:
             with Image.open(path) as image:
                 image.load()
-    assert len(set(counts)) >= 4
+    assert len(counts) >= 4
 
 
-def test_a_cache_killed_at_every_change_is_whole_or_made_anew(tmp_path):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, 5, 4, 4, 1), dtype=np.uint8)
-    dataset, path = base.Dataset("x", images[0], images[1]), tmp_path / "x.npz"
+def test_a_cache_killed_at_every_change_is_whole_or_written_again(tmp_path):
+    path = tmp_path / "x.npz"
+    train_images, test_images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 4, 1), dtype=np.uint8)
+    dataset = base.Dataset("x", train_images, test_images)
 
     def load():
-        got = base.cached("x", path, lambda: (dataset, []), False)
-        return 0 if np.array_equal(got.train_images, images[0]) and np.array_equal(got.test_images, images[1]) else 3
+        cached = base.cached("x", path, decode=lambda: (dataset, []), allow_unverified=False)
+        assert np.array_equal(cached.train_images, train_images)
+        assert np.array_equal(cached.test_images, test_images)
 
-    for _ in places(tmp_path, load):
+    for _ in kill_at_each_change(tmp_path, load):
         assert in_child(load) == 0
         path.unlink()
 
 
-def test_a_download_killed_at_every_change_is_whole_or_done_anew(tmp_path):
+def test_a_download_killed_at_every_change_is_whole_or_done_again(tmp_path):
     content = np.random.default_rng(0).bytes(300_000)
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "file").write_bytes(content)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
-    data = tmp_path / "data"
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "file").write_bytes(content)
+    folder = tmp_path / "data"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/file"
         file = base.RemoteFile("file", (url,), hashlib.sha256(content).hexdigest())
 
         def load():
-            return 0 if base.fetch(file, data).path.read_bytes() == content else 3
+            assert base.fetch(file, folder).path.read_bytes() == content
 
-        for _ in places(data, load):
-            assert not (data / "file").exists() or (data / "file").read_bytes() == content
+        for _ in kill_at_each_change(folder, load):
+            downloaded = folder / "file"
+            assert not downloaded.exists() or downloaded.read_bytes() == content
             assert in_child(load) == 0
-            (data / "file").unlink()
+            downloaded.unlink()
         server.shutdown()

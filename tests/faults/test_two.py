@@ -1,4 +1,4 @@
-"""Two processes on one run: a second trainer is refused, readers always see a whole checkpoint."""
+"""Two processes on one run: a second trainer is refused, and readers always see a whole checkpoint."""
 
 import signal
 import subprocess
@@ -16,49 +16,61 @@ ROOT = Path(config.__file__).parent
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a script on a run of digits below tmp_path; whatever still runs at the end is killed."""
-    started = []
+    """A function that starts a script on a run below tmp_path. Processes that still run at the end are killed."""
+    processes = []
 
-    def start(script, *options):
-        words = [sys.executable, str(ROOT / f"{script}.py"), "--dataset", "digits", "--hidden_size", "16", *options]
-        words += ["--checkpoints_dir", str(tmp_path / "runs"), "--pictures_dir", str(tmp_path / "pictures")]
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
+    def start_script(name, *argv):
+        command = [sys.executable, str(ROOT / f"{name}.py"), "--dataset", "digits", "--hidden_size", "16", *argv]
+        command += ["--checkpoints_dir", str(tmp_path / "checkpoints"), "--pictures_dir", str(tmp_path / "pictures")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
 
-    yield start
-    for process in started:
+    yield start_script
+    for process in processes:
         process.kill()
         process.communicate()
 
 
-def saved_at_last(folder):
-    while not runs.trained(folder):
+def wait_for_checkpoint(checkpoints_dir):
+    """Waits until the one run in checkpoints_dir has a checkpoint, and returns the run's folder."""
+    while not runs.trained(checkpoints_dir):
         time.sleep(0.1)
-    return runs.saved_epoch(runs.trained(folder)[0])
+    (run,) = runs.trained(checkpoints_dir)
+    return run
 
 
-@pytest.mark.parametrize("options", [["--restore"], ["--overwrite"]])
-def test_a_second_trainer_is_refused_at_once_and_a_killed_one_holds_no_lock(options, start, tmp_path):
+@pytest.mark.parametrize(("option", "num_replaced"), [("--restore", 0), ("--overwrite", 1)])
+def test_a_second_trainer_is_refused_at_once_and_a_killed_one_leaves_no_lock(option, num_replaced, start, tmp_path):
     first = start("train", "--num_epochs", "1000000")
-    saved_at_last(tmp_path / "runs")
-    second = start("train", "--num_epochs", "1000000", *options)
-    _, err = second.communicate(timeout=60)
-    assert second.returncode == 1 and "another process is training in" in err and err.count("\n") == 1
+    run = wait_for_checkpoint(tmp_path / "checkpoints")
+    second = start("train", "--num_epochs", "1000000", option)
+    _, stderr = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "another process is training in" in stderr
+    assert stderr.count("\n") == 1
+    assert runs.trained(tmp_path / "checkpoints" / "replaced") == []
+
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    (run,) = runs.trained(tmp_path / "runs")
-    third = start("train", "--num_epochs", str(runs.saved_epoch(run) + 1), "--restore")
-    _, err = third.communicate(timeout=60)
-    assert third.returncode == 0, err
+    epoch = runs.saved_epoch(run)
+    third = start("train", "--num_epochs", str(epoch + 1), option)
+    _, stderr = third.communicate(timeout=120)
+    assert third.returncode == 0, stderr
+    assert runs.saved_epoch(run) == epoch + 1
+    replaced = runs.trained(tmp_path / "checkpoints" / "replaced")
+    assert [runs.saved_epoch(folder) for folder in replaced] == [epoch] * num_replaced
 
 
 def test_readers_see_whole_checkpoints_while_a_model_trains(start, tmp_path):
-    """Saves come every 10 epochs, a fraction of a second here, so checkpoints are pruned under the readers."""
+    """The trainer saves several times a second, so that it removes checkpoints while they are being read."""
     trainer = start("train", "--num_epochs", "1000000")
-    first = saved_at_last(tmp_path / "runs")
+    run = wait_for_checkpoint(tmp_path / "checkpoints")
+    first_epoch = runs.saved_epoch(run)
     for _ in range(6):
-        readers = [start(script) for script in ("make_pictures", "plot_singular_values")]
+        readers = [start(name) for name in ("make_pictures", "plot_singular_values")]
         for reader in readers:
-            _, err = reader.communicate(timeout=120)
-            assert reader.returncode == 0, err
-    assert trainer.poll() is None and saved_at_last(tmp_path / "runs") > first + 10 * 3
+            _, stderr = reader.communicate(timeout=120)
+            assert reader.returncode == 0, stderr
+    assert trainer.poll() is None
+    assert runs.saved_epoch(run) > first_epoch + 10 * 3
