@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,6 +100,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_epochs": {
         "type": COUNT,
         "default": Config.num_epochs,
+        # Not %(default)s: the scripts that read a model set another default, which tells whether the flag was given.
         "help": f"the final epoch (default: {Config.num_epochs})",
     },
     "learning_rate": {
@@ -151,7 +152,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_samples": {
         "type": whole_number(1, 10**6),
         "default": None,
-        "help": "importance samples per image (default: 5000; for conv3: 100, on 1000 images)",
+        "help": "importance samples per image (default: 5000, for conv3 100); conv3 is evaluated on 1000 images",
     },
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
@@ -215,22 +216,27 @@ def parse_args(
     argv: Sequence[str] | None,
     description: str | None,
     flags: Sequence[str],
-    unused: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    fixed: Mapping[str, Any] | None = None,
     **defaults: Any,
 ) -> argparse.Namespace:
     """Reads a script's command line; `args.config` is the Config that the model flags give.
 
-    `unused` flags are accepted without effect, so that all drawing scripts take the same ones. `defaults` replace those
-    of the table, also for parameters that the script has no flag for. Exits with code 2 on a bad argument.
+    `ignored` flags are accepted without effect, so that all drawing scripts take the same ones. `fixed` flags are
+    accepted with one value only. `defaults` replace those of ARGUMENTS. Exits with code 2 on a bad argument.
     """
+    fixed = fixed or {}
     parser = make_parser(description or "", flags)
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**defaults, **fixed)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(describe_unknown_argument(unknown[0], flags))
     # Not an exclusive group of argparse: newer releases of Python have it refuse --restore False --overwrite, too.
     if "overwrite" in flags and args.overwrite and args.restore:
         parser.error("argument --overwrite: trains from scratch, and --restore True continues; give only one of them")
+    for flag, value in fixed.items():
+        if getattr(args, flag) != value:
+            parser.error(f"argument --{flag}: this script takes {value} only, got {getattr(args, flag)}")
 
     # None means that a flag was not given: Config's own default applies.
     model_values = {name: value for name, value in vars(args).items() if name in MODEL_FLAGS and value is not None}
@@ -242,9 +248,9 @@ def parse_args(
     hidden_size_is_used = VAE_TYPES[args.config.vae_type].has_hidden_size
     if args.config.hidden_size != Config.hidden_size and not hidden_size_is_used:
         print(f"--hidden_size has no effect with {args.config.vae_type}", file=sys.stderr)
-    for flag in unused:
+    for flag in ignored:
         if getattr(args, flag) != parser.get_default(flag):
-            print(f"--{flag} has no effect here: nothing is drawn at random", file=sys.stderr)
+            print(f"--{flag} has no effect in this script", file=sys.stderr)
     return args
 
 
@@ -308,6 +314,12 @@ def script(main: MainFunction) -> Callable[..., int]:
         except UsageError as error:
             print_error(str(error))
             return 2
+        except ModuleNotFoundError as error:
+            print_error(
+                f"{error}: activate the environment (. .venv/bin/activate), "
+                "or install the packages (pip install -r requirements.txt)"
+            )
+            return 1
         except (OSError, FloatingPointError) as error:
             print_error(str(error))
             return 1
@@ -330,7 +342,10 @@ def print_error(message: str) -> None:
 
 
 def report_interrupt(process_ends: bool) -> None:
-    """Says that Ctrl-C stopped the script; further ones have no effect meanwhile, nor later if the process ends."""
+    """Says that Ctrl-C stopped the script.
+
+    Another Ctrl-C has no effect while this is printed. If the process is about to end, it has none until then either.
+    """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("\nstopped", file=sys.stderr)
     if not process_ends:
@@ -394,17 +409,18 @@ def open_trained_run(
     argv: Sequence[str] | None,
     description: str | None,
     flags: Sequence[str] = DRAWING_FLAGS,
-    unused: Sequence[str] = (),
-    **defaults: Any,
+    ignored: Sequence[str] = (),
+    fixed: Mapping[str, Any] | None = None,
 ) -> TrainedRun:
     """Parses the command line of a script that reads a trained model; restores the model and loads its data set.
 
     See parse_args for the arguments. With --list it prints the runs instead, and exits.
     """
-    # Without a default for num_epochs, None shows that the flag was not given.
-    args = parse_args(argv, description, flags, unused=unused, **(defaults | {"num_epochs": None}))
+    # num_epochs has no default here, so that None shows that the flag was not given. See restore_model.
+    args = parse_args(argv, description, flags, ignored=ignored, fixed=fixed, num_epochs=None)
     with tensorflow_environment():
         import datasets
+        import vae.runs  # noqa: F401, imported here first, so that what TensorFlow prints is held back
 
     exit_if_list_is_wanted(args)
     run_folder = args.checkpoints_dir / args.config.run_name
@@ -422,8 +438,7 @@ def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
 
     Raises RunError if there is none; the message lists the runs that exist, and has the command that trains this one.
     """
-    with tensorflow_environment():
-        from vae import runs
+    from vae import runs
 
     if runs.saved_epoch(run_folder) == 0:
         raise runs.RunError(
@@ -448,48 +463,70 @@ def describe_runs(checkpoints_dir: Path) -> str:
     """Returns a list of the trained runs, and of the replaced ones under a heading of their own."""
     from vae import runs
 
-    def describe(folders: list[Path]) -> list[str]:
-        return [f"  {run_folder.name}  (epoch {runs.saved_epoch(run_folder)})" for run_folder in folders]
-
     trained = runs.trained(checkpoints_dir)
     heading = "trained runs" if trained else "no trained runs"
-    lines = [f"{heading} in {checkpoints_dir}", *describe(trained)]
+    lines = [f"{heading} in {checkpoints_dir}"]
+    lines += [describe_run(folder) for folder in trained]
     replaced_dir = checkpoints_dir / runs.REPLACED
     replaced = runs.trained(replaced_dir)
     if replaced:
-        lines += [f"replaced runs in {replaced_dir}", *describe(replaced)]
+        lines.append(f"replaced runs in {replaced_dir}")
+        lines += [describe_run(folder) for folder in replaced]
     return "\n".join(lines)
 
 
-def wants_training(args: argparse.Namespace, run_folder: Path) -> bool:
-    """Returns whether train.py has anything to do, and tells the user about the run that it found.
-
-    Raises RunError if the folder holds a trained model and neither --restore nor --overwrite was given.
-    """
+def describe_run(run_folder: Path) -> str:
+    """Returns a run's line in the list: its name, epoch and last test ELBO, and whether its data was unverified."""
     from vae import runs
 
-    config = args.config
+    line = f"  {run_folder.name}  (epoch {runs.saved_epoch(run_folder)}"
+    try:
+        tested = runs.last_tested(run_folder)
+        verified = runs.read_config(run_folder).data_verified
+    except runs.RunError as error:
+        return f"{line}; {error})"
+    if tested is not None:
+        line += f", test ELBO {tested.test_elbo:.2f} nats"
+        if tested.epoch != runs.saved_epoch(run_folder):
+            line += f" at epoch {tested.epoch}"
+    if not verified:
+        line += ", unverified data"
+    return f"{line})"
+
+
+def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
+    """Raises RunError if the folder holds a trained model and neither --restore nor --overwrite was given."""
+    from vae import runs
+
     epoch = runs.saved_epoch(run_folder)
-    if epoch > 0 and not args.restore and not args.overwrite:
-        longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
-        raise runs.RunError(
-            f"{run_folder} holds a model trained to epoch {epoch}\n"
-            f"to continue it:              {command('train.py', longer, args)} --restore True\n"
-            f"to train again from scratch: {command('train.py', config, args)} --overwrite"
-        )
-    if not args.restore:
-        return True
-    if epoch == 0:
-        print(f"nothing saved yet in {run_folder}: starting at epoch 0")
-        return True
-    # A checkpoint counts only if it can be read: otherwise an earlier one is restored, and training continues there.
-    if epoch < config.num_epochs or runs.restore(run_folder).epoch < config.num_epochs:
-        return True
-    print(f"{run_folder} is at epoch {epoch} already, and --num_epochs {config.num_epochs} is the final epoch")
-    tested = [row for row in runs.read_history(run_folder) if math.isfinite(row.test_elbo)]
-    if tested:
-        print(f"its test ELBO was {tested[-1].test_elbo:.2f} nats at epoch {tested[-1].epoch}")
-    return False
+    if epoch == 0 or args.restore or args.overwrite:
+        return
+    config = args.config
+    longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
+    raise runs.RunError(
+        f"{run_folder} holds a model trained to epoch {epoch}\n"
+        f"to continue it:              {command('train.py', longer, args)} --restore True\n"
+        f"to train again from scratch: {command('train.py', config, args)} --overwrite"
+    )
+
+
+def is_finished(args: argparse.Namespace, run_folder: Path) -> bool:
+    """Returns whether --restore finds a model at the final epoch already, and tells the user so."""
+    from vae import runs
+
+    epoch = runs.saved_epoch(run_folder)
+    num_epochs = args.config.num_epochs
+    if not args.restore or epoch < num_epochs:
+        return False
+    # The newest checkpoint may turn out to be damaged. Then an earlier one is restored, and training continues there.
+    if runs.restore(run_folder).epoch < num_epochs:
+        return False
+    print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
+    tested = runs.last_tested(run_folder)
+    if tested is not None:
+        print(f"its test ELBO was {tested.test_elbo:.2f} nats at epoch {tested.epoch}")
+    print(f"to train it further, give a --num_epochs above {epoch}")
+    return True
 
 
 def save_picture(figure: Figure, path: Path) -> None:

@@ -56,10 +56,10 @@ def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> N
     pairs = reconstructions[:NUM_PAIRS, :2].swapaxes(0, 1)
     cli.save_picture(figures.image_grid(pairs), folder / "reconstruction_pairs.png")
 
-    # Figure 1c: from one posterior mean to another
-    first = mean[NUM_RECONSTRUCTED : NUM_RECONSTRUCTED + NUM_INTERPOLATIONS]
-    second = mean[NUM_RECONSTRUCTED + NUM_INTERPOLATIONS :]
-    paths = latent.interpolations(first, second, NUM_STEPS)
+    # Figure 1c: from one posterior mean, z2, to another, z1
+    z1 = mean[NUM_RECONSTRUCTED : NUM_RECONSTRUCTED + NUM_INTERPOLATIONS]
+    z2 = mean[NUM_RECONSTRUCTED + NUM_INTERPOLATIONS :]
+    paths = latent.interpolations(z1, z2, NUM_STEPS)
     cli.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
 
 

@@ -11,7 +11,7 @@ COLUMNS = ("index", "singular_value", "running_share")
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, unused=("draw_seed",))
+    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, ignored=("draw_seed",))
 
     from vae import evaluation, figures, files, latent
 

@@ -21,7 +21,7 @@ COMPARED = (2, 20)
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, unused=("draw_seed",))
+    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, ignored=("draw_seed",))
 
     from vae import figures, runs
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import cli
 
-FLAGS = tuple(flag for flag in cli.DRAWING_FLAGS if flag != "latent_dim")
+LATENT_DIM = 2
 GRID_SIZE = 20
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, FLAGS, unused=("draw_seed",), latent_dim=2)
+    run = cli.open_trained_run(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
 
     from vae import evaluation, figures, latent
 

@@ -23,7 +23,8 @@ class ScriptFailed(Exception):
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
-    args = cli.parse_args(argv, __doc__, cli.REPORT_FLAGS)
+    names = " ".join(experiment.name for experiment in experiments.EXPERIMENTS)
+    args = cli.parse_args(argv, f"{__doc__} The experiments: {names}", cli.REPORT_FLAGS)
     chosen = choose_experiments(args.only)
     with cli.tensorflow_environment():
         from report import page
@@ -31,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # TensorFlow takes the many models in this process for one function that is traced again and again, and warns.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     failed = []
+    published = []
     for experiment in chosen:
         print(f"\n{experiment.name} ({experiment.shows})", flush=True)
         try:
-            reproduce(experiment, args)
+            is_published = reproduce(experiment, args)
         except ScriptFailed as error:
             # Above 1 it is a signal that stopped the script, or a mistake that the other experiments would repeat.
             if error.exit_code > 1:
@@ -44,11 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A file of this experiment could not be read or written. The others do not need it.
             print(error)
             failed.append(experiment.name)
+        else:
+            if is_published:
+                published.append(experiment.name)
         page.write()
 
     if failed:
         print(f"\nnot done, for the reasons above: {' '.join(failed)}")
         return 1
+    if not published:
+        print(f"\nall done, but docs/ and {page.PAGE} stay as they were: the results there are better")
+        return 0
     print(f"\nall done: {page.PAGE}")
     return 0
 
@@ -65,10 +73,11 @@ def choose_experiments(names: Sequence[str] | None) -> list[experiments.Experime
     return [experiment for experiment in experiments.EXPERIMENTS if experiment.name in names]
 
 
-def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> None:
+def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> bool:
     """Trains, evaluates, draws and publishes an experiment's model. Finished training and evaluation are not repeated.
 
-    Raises ScriptFailed at the first script that fails, and OSError if the run's files cannot be read or copied.
+    Returns whether the results were published; better ones that are there already are kept. Raises ScriptFailed at the
+    first script that fails, and OSError if the run's files cannot be read or copied.
     """
     from report import results
 
@@ -82,7 +91,7 @@ def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> N
         run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
     for script_name in experiment.scripts:
         run_script(script_name, experiment, args)
-    results.publish(run, args.pictures_dir / run.name)
+    return results.publish(run, args.pictures_dir / run.name)
 
 
 def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:
@@ -91,9 +100,6 @@ def run_script(name: str, experiment: experiments.Experiment, args: argparse.Nam
     No --num_epochs is given, except in more_arguments: a trained model is evaluated and drawn at the epoch it is at.
     """
     config = dataclasses.replace(experiment.config, num_epochs=Config.num_epochs)
-    if name == "plots_latent_space_2d":
-        # It has no --latent_dim, because it always takes a model with 2 latents. arguments() leaves a default out.
-        config = dataclasses.replace(config, latent_dim=Config.latent_dim)
     script = importlib.import_module(name)
     exit_code = script.main([*config.arguments(), *cli.path_arguments(args), *more_arguments])
     if exit_code != 0:

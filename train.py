@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.exit_if_list_is_wanted(args)
     config = args.config
     with runs.training_run(args.checkpoints_dir / config.run_name) as run:
-        if not cli.wants_training(args, run.folder):
+        cli.refuse_to_replace(args, run.folder)
+        if cli.is_finished(args, run.folder):
             return 0
         data = datasets.load(config.dataset, args.data_dir, args.allow_unverified)
         check_batch_size(config, data)
@@ -53,12 +54,14 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
     image_shape = data.train_images.shape[1:]
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
     state = training.create_state(runs.build(config, image_shape), config.learning_rate)
-    test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
     # The earlier model makes way only now that the data and the new model are ready.
     if args.overwrite:
         run.move_to_replaced()
     else:
         run.restore(state, config)
+    if args.restore and int(state.epoch) == 0:
+        print(f"nothing saved yet in {run.folder}: starting at epoch 0")
 
     steps_per_epoch = len(data.train_images) // config.batch_size
     with signals.deferred() as received, progress_bar(config, int(state.epoch), steps_per_epoch) as bar:
@@ -68,24 +71,26 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
             num_epochs=config.num_epochs,
             batch_size=config.batch_size,
             seed=config.seed,
-            test_elbo=test_elbo,
+            measure_test_elbo=measure_test_elbo,
             on_steps=bar.update,
         )
         for row in rows:
             # A signal may arrive at any moment: this epoch's decisions all depend on one look.
             is_stopped = bool(received)
-            run.history.append(row)
             is_last = is_stopped or row.epoch == config.num_epochs
+            if is_last and not training.is_tested(row.epoch):
+                row = row._replace(test_elbo=measure_test_elbo())
+            run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
                 run.save(state, config, image_shape, data_verified=data.verified)
-                draw_learning_curves(run.history, picture)
+                draw_learning_curves(run.history, picture, is_last)
             show_progress(bar, row, config.num_epochs, is_last)
             if is_stopped:
                 break
 
     last_row = run.history[-1]
-    elbo = last_row.test_elbo if training.is_tested(last_row.epoch) else test_elbo()
-    print(f"epoch {last_row.epoch}: test ELBO {evaluation.format_elbo(elbo, state.model)}; saved in {run.folder}")
+    test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
+    print(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
     print(picture)
     if last_row.epoch == config.num_epochs:
         return 0
@@ -116,8 +121,11 @@ def show_progress(bar: tqdm.tqdm, row: HistoryRow, num_epochs: int, is_last: boo
         print(f"{progress}: {training.describe(row)}", flush=True)
 
 
-def draw_learning_curves(history: list[HistoryRow], path: Path) -> None:
-    """Draws the learning curves, again with each save, so that a long run can be watched."""
+def draw_learning_curves(history: list[HistoryRow], path: Path, is_last: bool) -> None:
+    """Draws the learning curves, again with each save, so that a long run can be watched.
+
+    Training goes on if they cannot be written. Only for the last ones does it raise OSError.
+    """
     from vae import figures, files
 
     figure = figures.learning_curves(
@@ -126,7 +134,12 @@ def draw_learning_curves(history: list[HistoryRow], path: Path) -> None:
         test_elbo=[row.test_elbo for row in history],
         train_kl=[row.train_kl for row in history],
     )
-    files.save_figure(figure, path)
+    try:
+        files.save_figure(figure, path)
+    except OSError as error:
+        if is_last:
+            raise
+        print(f"training goes on without a picture of its learning curves: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

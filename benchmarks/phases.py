@@ -77,7 +77,7 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
     model = runs.build(config, data.train_images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     watch.end_phase("model and optimizer")
-    test_elbo = evaluation.make_test_elbo(model, data.test_images)
+    measure_test_elbo = evaluation.make_test_elbo(model, data.test_images)
     watch.end_phase("preparing the test set")
     blocks_done = 0
 
@@ -95,7 +95,7 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
         num_epochs=1,
         batch_size=config.batch_size,
         seed=config.seed,
-        test_elbo=test_elbo,
+        measure_test_elbo=measure_test_elbo,
         on_steps=end_block,
     )
     next(history)

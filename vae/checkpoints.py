@@ -31,8 +31,8 @@ class RunError(OSError):
 def epochs(folder: str | os.PathLike) -> list[int]:
     """Returns the epochs that `folder` has a checkpoint of, in rising order.
 
-    They are found by the names of the files alone, so that no other file can disagree. An index without data does not
-    count.
+    They are found by the names of the files alone, so that no other file can disagree. Only an index and its data file
+    together count: a kill while a checkpoint is put in place leaves a data file alone, which is ignored.
     """
     folder = Path(folder)
     if not folder.is_dir():

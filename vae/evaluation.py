@@ -1,4 +1,7 @@
-"""What a trained model is worth on the test set: ELBO, negative log-likelihood, bits per dimension, active units."""
+"""Measures a trained model on the test set: ELBO, negative log-likelihood, bits per dimension, active units.
+
+The formulas are elsewhere: the ELBO's in vae.model, the NLL's in vae.importance, bits/dim's in vae.likelihoods.
+"""
 
 import math
 from collections.abc import Callable
@@ -54,10 +57,10 @@ def make_test_elbo(model: VAE, images: np.ndarray) -> Callable[[], float]:
     """Returns a function () -> the mean test ELBO in nats, for test images uint8 [n, h, w, c]."""
     evaluate_elbo = make_elbo_evaluator(model, prepare_test(model.likelihood, images))
 
-    def test_elbo() -> float:
+    def measure_test_elbo() -> float:
         return float(evaluate_elbo().value.mean(dtype=np.float64))
 
-    return test_elbo
+    return measure_test_elbo
 
 
 def format_elbo(elbo: float, model: VAE) -> str:

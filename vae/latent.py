@@ -40,7 +40,10 @@ def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interpolations(z1: np.ndarray, z2: np.ndarray, num_steps: int) -> np.ndarray:
-    """Returns alpha z1 + (1 - alpha) z2 for alpha from 0 to 1, [n, num_steps, L], with z1 and z2 [n, L] (figure 1c)."""
+    """Returns alpha z1 + (1 - alpha) z2 for alpha from 0 to 1, [n, num_steps, L], with z1 and z2 [n, L] (figure 1c).
+
+    Each path begins at z2 and ends at z1.
+    """
     alpha = np.linspace(0, 1, num_steps, dtype=np.float32)[:, None]
     return alpha * z1[:, None] + (1 - alpha) * z2[:, None]
 

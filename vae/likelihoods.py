@@ -96,7 +96,7 @@ class DequantizedLikelihood(Likelihood):
 
     num_params = 2
     normalized = True
-    # The standard deviation never falls below this floor, and its logarithm never rises above this maximum.
+    # The standard deviation lies between scale_floor and scale_floor + exp(max_log_scale).
     scale_floor: ClassVar[float]
     max_log_scale: ClassVar[float]
 
@@ -122,8 +122,8 @@ class DequantizedLikelihood(Likelihood):
     def normal_log_density(self, x: tf.Tensor, mean: tf.Tensor, raw_scale: tf.Tensor) -> tf.Tensor:
         """Returns log N(x; mean, scale^2), elementwise.
 
-        With m = max_log_scale: scale = exp(m - softplus(m - raw_scale)) + scale_floor. The softplus keeps log scale
-        below m smoothly; a hard limit would have no gradient beyond it.
+        With m = max_log_scale: scale = exp(m - softplus(m - raw_scale)) + scale_floor. The softplus keeps the exponent
+        below m smoothly. A hard limit would have no gradient beyond it.
         """
         log_scale = self.max_log_scale - tf.nn.softplus(self.max_log_scale - raw_scale)
         scale = tf.exp(log_scale) + self.scale_floor

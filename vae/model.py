@@ -5,6 +5,7 @@ q(z|x) = N(mean(x), diag exp(log_std(x))^2)      p(z) = N(0, I)      p(x|z): one
 Symbols: L is the number of latents, d = h w c the number of an image's pixels, P the decoder outputs per pixel.
 """
 
+import math
 from typing import NamedTuple
 
 import keras
@@ -48,7 +49,7 @@ class Elbo(NamedTuple):
 class VAE(tf.Module):
     """An encoder, a decoder and a likelihood for images of `image_shape` (h, w, c).
 
-    `epoch` is the number of epochs that the model was trained for. `jit_compile` says whether XLA compiles it well.
+    `jit_compile` says whether XLA compiles it well. runs.restore sets `epoch` to that of the checkpoint.
     """
 
     def __init__(
@@ -74,13 +75,24 @@ class VAE(tf.Module):
         return [*self.encoder.trainable_variables, *self.decoder.trainable_variables]
 
     def encode(self, x: tf.Tensor) -> Posterior:
-        """Returns q(z|x) for x, [batch, d], which the likelihood's `prepare` made."""
+        """Returns q(z|x) for x, [batch, d], which the likelihood's `prepare` made.
+
+        Raises ValueError if x has another shape.
+        """
+        d = math.prod(self.image_shape)
+        if x.shape[1:] != (d,):
+            raise ValueError(
+                f"encode takes prepared images [n, {d}], got shape {tuple(x.shape)}: "
+                "evaluation.prepare_test(model.likelihood, images) prepares bytes [n, h, w, c]"
+            )
         encoder_input = self.likelihood.encoder_input(tf.cast(x, tf.float32))
         mean, log_std = tf.split(self.encoder(encoder_input), 2, axis=-1)
         return Posterior(mean, log_std)
 
     def decode(self, z: tf.Tensor) -> tf.Tensor:
-        """Returns the parameters of p(x|z), [batch, d, P], for z, [batch, L]."""
+        """Returns the parameters of p(x|z), [batch, d, P], for z, [batch, L]. Raises ValueError for other widths."""
+        if z.shape[-1] != self.latent_dim:
+            raise ValueError(f"z has {z.shape[-1]} latents, but the model has {self.latent_dim}")
         return self.decoder(z)
 
     def elbo(self, x: tf.Tensor, noise: tf.Tensor) -> Elbo:

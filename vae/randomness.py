@@ -3,14 +3,23 @@
 import numpy as np
 
 # The place of a purpose in this tuple is part of its stream's key. Never reorder it.
-PURPOSES = ("weights", "order", "prepare", "noise", "test_prepare", "test_noise", "draw", "importance")
+PURPOSES = (
+    "weights",  # model.create
+    "order",  # training.make_blocks: the permutation of the training images; index: the epoch
+    "prepare",  # training.make_blocks: binarization or dequantization noise; index: the epoch
+    "noise",  # training.make_blocks: the noise of q(z|x); index: the epoch
+    "test_prepare",  # evaluation.prepare_test
+    "test_noise",  # evaluation.make_elbo_evaluator
+    "draw",  # make_pictures.py; its seed is --draw_seed
+    "importance",  # importance.draw_noise; index: the image
+)
 
 # The seed of all draws for the test set, in evaluation and figures: the same for every run.
 TEST_SEED = 0
 
 
 def seed_sequence(seed: int, purpose: str, index: int = 0) -> np.random.SeedSequence:
-    """Returns the seed of one stream. `purpose` is one of PURPOSES; `index` is an epoch, say, or an image."""
+    """Returns the seed of one stream, for one of PURPOSES and its index. `seed` is the run's --seed, or TEST_SEED."""
     return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), index))
 
 

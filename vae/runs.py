@@ -1,10 +1,11 @@
-"""A run's folder: config.json, history.csv and checkpoints, written so that a kill at any moment loses nothing."""
+"""A run's folder: config.json, history.csv and checkpoints. A kill at any moment loses nothing that was saved."""
 
 import contextlib
 import csv
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -22,9 +23,9 @@ from vae import model as vae_model
 from vae.checkpoints import RunError
 from vae.files import replacing
 from vae.model import VAE
-from vae.training import HistoryRow
+from vae.training import HistoryRow, is_tested
 
-# A save is due at the end of the first epoch after either.
+# A save is due at the end of an epoch, once so many seconds or epochs have passed since the last one.
 SAVE_SECONDS = 60
 SAVE_EPOCHS = 10
 
@@ -74,8 +75,12 @@ class Run:
         self._last_save_time = time.monotonic()
 
     def _read_history(self, epoch: int) -> list[HistoryRow]:
-        """Returns the rows up to an epoch. A kill between history.csv and the checkpoint leaves rows beyond it."""
-        history = read_history(self.folder)[:epoch]
+        """Returns the rows up to an epoch, as uninterrupted training would have written them.
+
+        A kill between history.csv and the checkpoint leaves rows beyond the epoch. And the last row of a run that was
+        stopped has a test ELBO in any case.
+        """
+        history = [without_extra_test(row) for row in read_history(self.folder)[:epoch]]
         if [row.epoch for row in history] != list(range(1, epoch + 1)):
             raise RunError(f"{self.folder / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
         return history
@@ -206,6 +211,21 @@ def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
         return [HistoryRow(int(cells[0]), *map(float, cells[1:])) for cells in lines[1:]]
     except (OSError, ValueError, IndexError, TypeError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def without_extra_test(row: HistoryRow) -> HistoryRow:
+    """Returns a row without its test ELBO, if its epoch is not one of those that are always tested."""
+    if is_tested(row.epoch):
+        return row
+    return row._replace(test_elbo=math.nan)
+
+
+def last_tested(folder: str | os.PathLike) -> HistoryRow | None:
+    """Returns the last row of a run's history that has a test ELBO, or None. Raises RunError if it cannot be read."""
+    tested = [row for row in read_history(folder) if math.isfinite(row.test_elbo)]
+    if not tested:
+        return None
+    return tested[-1]
 
 
 def build(config: Config, image_shape: tuple[int, ...]) -> VAE:

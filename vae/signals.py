@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while a model trains."""
+"""Ctrl-C and SIGTERM while a model trains: train.py finishes the epoch, saves and stops.
+
+Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line.
+"""
 
 import contextlib
 import signal
@@ -19,7 +22,7 @@ def deferred() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        message = "stopping at the end of this epoch; a second Ctrl-C stops at once, without saving"
+        message = "stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving"
         print(f"\n{message}", file=sys.stderr, flush=True)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

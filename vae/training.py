@@ -1,4 +1,9 @@
-"""The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out."""
+"""The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out.
+
+The loop is the same for every network. One that XLA compiles well (`model.jit_compile`; the flat ones) runs as a single
+XLA program per block. conv3 runs as a TensorFlow graph with oneDNN instead, in shorter blocks, since its steps are
+longer. See vae.networks.NETWORKS and compile_block.
+"""
 
 import math
 import time
@@ -16,12 +21,13 @@ from vae.prefetch import prefetch
 from vae.randomness import generator
 
 # A block has as many steps as fit into both limits: about 2 s of work on two cores, and 128 MB of prepared images.
+# Never change them: the random draws are made block by block, so other limits would give every run other numbers.
 MAX_BLOCK_FLOPS = 2e11
 MAX_BLOCK_BYTES = 2**27
 
 
 class HistoryRow(NamedTuple):
-    """One epoch in numbers: means over the training images in nats, the test ELBO (NaN if not measured), duration."""
+    """One epoch: means over the training images (nats), the mean test ELBO (nats; NaN if not measured), duration."""
 
     epoch: int
     train_elbo: float
@@ -34,8 +40,8 @@ class HistoryRow(NamedTuple):
 class Block(NamedTuple):
     """The data of consecutive training steps: x [rows, d] and noise [rows, L].
 
-    All blocks of a run have the same number of rows. Only those of the first `num_steps` batches are used; the rest
-    are zeros.
+    All blocks of a run have the same number of rows, so that one compiled function takes them all. Only the rows of the
+    first `num_steps` batches are used. The rows after them are zeros.
     """
 
     x: np.ndarray
@@ -73,30 +79,31 @@ def fit(
     num_epochs: int,
     batch_size: int,
     seed: int,
-    test_elbo: Callable[[], float],
+    measure_test_elbo: Callable[[], float],
     on_steps: Callable[[int], object] = lambda num_steps: None,
 ) -> Iterator[HistoryRow]:
     """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
-    its draws depend on `seed` and on its number alone. test_elbo() returns the mean test ELBO in nats; on_steps(k) is
-    called after every k steps. Raises FloatingPointError if the ELBO or a weight is not a finite number.
+    its draws depend on `seed` and on its number alone. measure_test_elbo() returns the mean test ELBO in nats;
+    on_steps(k) is called after every k steps. Raises FloatingPointError if the ELBO or a weight is not a finite number.
     """
     model = state.model
     steps_per_epoch = len(images) // batch_size
     epochs = range(int(state.epoch) + 1, num_epochs + 1)
     blocks = prefetch(make_blocks(model, images, epochs, batch_size, seed))
     train_block = compile_block(state, batch_size)
-    # Blocks are trained on a thread, because the main thread hears signals only while it waits.
+    # A thread trains the blocks. The main thread waits meanwhile, so that Python can handle signals there: it cannot do
+    # that during a long call into TensorFlow.
     with ThreadPoolExecutor(max_workers=1) as trainer:
         for epoch in epochs:
             started = time.perf_counter()
             log_likelihood, kl = train_epoch(train_block, blocks, steps_per_epoch, trainer, on_steps)
-            tested = test_elbo() if is_tested(epoch) else math.nan
-            check_finite(model, epoch, log_likelihood - kl, tested)
+            test_elbo = measure_test_elbo() if is_tested(epoch) else math.nan
+            check_finite(model, epoch, log_likelihood - kl, test_elbo)
             state.epoch.assign(epoch)
             seconds = time.perf_counter() - started
-            yield HistoryRow(epoch, log_likelihood - kl, log_likelihood, kl, tested, seconds)
+            yield HistoryRow(epoch, log_likelihood - kl, log_likelihood, kl, test_elbo, seconds)
 
 
 def train_epoch(
@@ -125,7 +132,7 @@ def check_finite(model: VAE, epoch: int, train_elbo: float, test_elbo: float) ->
     values = [*elbos, *model.trainable_variables]
     if not all(np.isfinite(value).all() for value in values):
         raise FloatingPointError(
-            f"the ELBO after epoch {epoch} is not a finite number; what was saved before is kept: "
+            f"the ELBO or a weight after epoch {epoch} is not a finite number; what was saved before is kept: "
             "try a lower --learning_rate, or another --activation"
         )
 

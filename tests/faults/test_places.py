@@ -20,11 +20,12 @@ import make_pictures
 import train
 from datasets import base
 from report import results
-from vae import runs
+from vae import runs, training
+from vae.training import HistoryRow
 
 
 def kill_at_each_change(folder, function, *args):
-    """Runs function(*args) again and again, killed one change later each time, until it succeeds. Yields after each kill.
+    """Runs function(*args) until it succeeds, killed one change later each time. Yields after each kill.
 
     The changes are those below `folder`. What a killed run has left there is there in the next run too, unless the
     caller removes it.
@@ -68,6 +69,42 @@ def test_training_killed_at_every_change_ends_as_if_undisturbed(vae_type, tmp_pa
                 shutil.rmtree(folder)
     assert epochs == {1, 2, 3, 4, 5}
     assert saved(only_run(folder)) == undisturbed(vae_type, num_epochs)
+
+
+def save_without_training(folder, num_epochs):
+    """Saves a small model after each epoch up to num_epochs. Continues the run below `folder`, if there is one."""
+    run_config = config.Config("digits", latent_dim=2, hidden_size=8)
+    image_shape = (8, 8, 1)
+    with runs.training_run(folder / "checkpoints" / run_config.run_name) as run:
+        state = training.create_state(runs.build(run_config, image_shape), run_config.learning_rate)
+        run.restore(state, run_config)
+        for epoch in range(int(state.epoch) + 1, num_epochs + 1):
+            state.epoch.assign(epoch)
+            run.history.append(HistoryRow(epoch, -1.5, -1.0, 0.5, -2.0, seconds=0.25))
+            run.save(state, run_config, image_shape, data_verified=True)
+
+
+def test_saves_killed_at_every_change_leave_the_newest_whole_checkpoint(tmp_path):
+    """The fourth and the fifth save also remove the oldest checkpoint."""
+    num_epochs = 5
+    expected = {}
+    for epoch in range(1, num_epochs + 1):
+        folder = tmp_path / f"undisturbed_{epoch}"
+        assert in_child(save_without_training, folder, epoch) == 0
+        expected[epoch] = saved(only_run(folder))
+
+    folder = tmp_path / "killed"
+    epochs = [0]
+    for _ in kill_at_each_change(folder, save_without_training, folder, num_epochs):
+        if runs.trained(folder / "checkpoints"):
+            run = only_run(folder)
+            epochs.append(runs.saved_epoch(run))
+            assert saved_up_to_checkpoint(run) == expected[epochs[-1]]
+        assert in_child(save_without_training, folder, num_epochs) == 0
+        assert saved(only_run(folder)) == expected[num_epochs]
+        shutil.rmtree(folder)
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {0, 1, 2, 3, 4, 5}
 
 
 def test_overwriting_killed_at_every_change_never_loses_the_earlier_model(tmp_path, undisturbed):
