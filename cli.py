@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import ACTIVATIONS, DATASETS, LIKELIHOODS, VAE_TYPES, Config
 
-if TYPE_CHECKING:  # at run time these imports would start TensorFlow, which --help and bad flags do not wait for
+# At run time these imports would load TensorFlow, which --help and error messages do not need.
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from datasets import Dataset
@@ -32,37 +33,39 @@ MainFunction = Callable[[Sequence[str] | None], int | None]
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Returns an argparse type: the int that a text stands for, within both limits."""
+    """Returns an argparse type for whole numbers from minimum to maximum, both included."""
 
     def parse(text: str) -> int:
+        error = argparse.ArgumentTypeError(f"takes a whole number from {minimum} to {maximum}, got {text!r}")
         try:
             value = int(text)
         except ValueError:
-            value = minimum - 1
+            raise error from None
         if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"takes a whole number from {minimum} to {maximum}, got {text!r}")
+            raise error
         return value
 
     return parse
 
 
-def real_number(is_allowed: Callable[[float], bool], allowed: str) -> Callable[[str], float]:
-    """Returns an argparse type: the finite float that a text stands for. `allowed` says in words what is_allowed."""
+def real_number(is_allowed: Callable[[float], bool], description: str) -> Callable[[str], float]:
+    """Returns an argparse type for finite numbers. `description` names the allowed ones in error messages."""
 
     def parse(text: str) -> float:
+        error = argparse.ArgumentTypeError(f"takes {description}, got {text!r}")
         try:
             value = float(text)
         except ValueError:
-            value = math.nan
+            raise error from None
         if not math.isfinite(value) or not is_allowed(value):
-            raise argparse.ArgumentTypeError(f"takes {allowed}, got {text!r}")
+            raise error
         return value
 
     return parse
 
 
 def folder_path(text: str) -> Path:
-    """Is an argparse type: the path of a folder, or of one that can be made."""
+    """Returns the path of a folder, or of one that can be made. It is used as an argparse type."""
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
@@ -71,14 +74,15 @@ def folder_path(text: str) -> Path:
 
 
 def true_or_false(text: str) -> bool:
-    """Is an argparse type: the words True and False."""
+    """Returns the truth value that the word True or False stands for. It is used as an argparse type."""
     if text not in ("True", "False"):
         raise argparse.ArgumentTypeError(f"takes True or False (alone it means True), got {text!r}")
     return text == "True"
 
 
 COUNT = whole_number(1, 2**31 - 1)
-LAYER_SIZE = whole_number(1, 16384)  # training two hidden layers of this size takes 8 GB
+# Training two hidden layers of the largest size takes 8 GB.
+LAYER_SIZE = whole_number(1, 16384)
 SEED = whole_number(0, 2**63 - 1)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -100,7 +104,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_epochs": {
         "type": COUNT,
         "default": Config.num_epochs,
-        # Not %(default)s: the scripts that read a model set another default, which tells whether the flag was given.
+        # Not %(default)s, because parse_args_of_reader replaces the default.
         "help": f"the final epoch (default: {Config.num_epochs})",
     },
     "learning_rate": {
@@ -131,7 +135,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "seed": {
         "type": SEED,
         "default": Config.seed,
-        "help": "fixes weights, order of the images and noise; part of the run's name (default: %(default)s)",
+        "help": "sets initial weights, order of images and noise; part of the run's name (default: %(default)s)",
     },
     "restore": {
         "type": true_or_false,
@@ -231,27 +235,51 @@ def parse_args(
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(describe_unknown_argument(unknown[0], flags))
-    # Not an exclusive group of argparse: newer releases of Python have it refuse --restore False --overwrite, too.
+    # This is no exclusive group of argparse: newer Python versions would also reject --restore False --overwrite.
     if "overwrite" in flags and args.overwrite and args.restore:
-        parser.error("argument --overwrite: trains from scratch, and --restore True continues; give only one of them")
+        parser.error(
+            "argument --overwrite: cannot be combined with --restore True: one trains from scratch, the other continues"
+        )
     for flag, value in fixed.items():
         if getattr(args, flag) != value:
             parser.error(f"argument --{flag}: this script takes {value} only, got {getattr(args, flag)}")
-
-    # None means that a flag was not given: Config's own default applies.
-    model_values = {name: value for name, value in vars(args).items() if name in MODEL_FLAGS and value is not None}
     try:
-        args.config = Config(**model_values)
+        args.config = make_config(args)
     except ValueError as error:
         parser.error(f"argument --likelihood: {error}")
+    warn_about_ignored_flags(args, parser, ignored)
+    return args
 
-    hidden_size_is_used = VAE_TYPES[args.config.vae_type].has_hidden_size
-    if args.config.hidden_size != Config.hidden_size and not hidden_size_is_used:
-        print(f"--hidden_size has no effect with {args.config.vae_type}", file=sys.stderr)
+
+def parse_args_of_reader(
+    argv: Sequence[str] | None,
+    description: str | None,
+    flags: Sequence[str] = DRAWING_FLAGS,
+    ignored: Sequence[str] = (),
+    fixed: Mapping[str, Any] | None = None,
+) -> argparse.Namespace:
+    """Reads the command line of a script that reads a trained model. See parse_args.
+
+    `args.num_epochs` is None if the flag was not given: the model is used at the epoch it was saved at.
+    """
+    return parse_args(argv, description, flags, ignored=ignored, fixed=fixed, num_epochs=None)
+
+
+def make_config(args: argparse.Namespace) -> Config:
+    """Returns the Config that the model flags give. Raises ValueError if they do not go together."""
+    # None means that a flag was not given: Config's own default applies.
+    values = {name: value for name, value in vars(args).items() if name in MODEL_FLAGS and value is not None}
+    return Config(**values)
+
+
+def warn_about_ignored_flags(args: argparse.Namespace, parser: argparse.ArgumentParser, ignored: Sequence[str]) -> None:
+    """Tells the user about flags that were given and have no effect."""
+    config = args.config
+    if config.hidden_size != Config.hidden_size and not VAE_TYPES[config.vae_type].has_hidden_size:
+        print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
     for flag in ignored:
         if getattr(args, flag) != parser.get_default(flag):
             print(f"--{flag} has no effect in this script", file=sys.stderr)
-    return args
 
 
 def describe_unknown_argument(argument: str, flags: Sequence[str]) -> str:
@@ -269,7 +297,7 @@ def describe_unknown_argument(argument: str, flags: Sequence[str]) -> str:
 
 
 def path_arguments(args: argparse.Namespace) -> list[str]:
-    """Returns the arguments for folders, and for unverified data, in which `args` differ from the defaults."""
+    """Returns the folder flags and --allow_unverified of `args`, except those at their defaults."""
     arguments = []
     for flag, path_flag in PATH_FLAGS.items():
         path = getattr(args, flag)
@@ -289,14 +317,14 @@ def command(script_name: str, config: Config, args: argparse.Namespace) -> str:
 
 
 class UsageError(Exception):
-    """An argument that turns out to be bad only once the data is known, or another flag; the exit code is 2."""
+    """An argument that parsing accepts, but that the data or another flag rules out. The exit code is 2."""
 
 
 def script(main: MainFunction) -> Callable[..., int]:
-    """Decorates a script's main(argv=None): what can happen to a user ends in one line and an exit code.
+    """Decorates a script's main(argv=None): errors that a user can cause end in a short message and an exit code.
 
-    OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks; FloatingPointError is training
-    that diverged. Any other exception is a bug, and keeps its traceback.
+    OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks. FloatingPointError means that
+    training diverged. Any other exception is a bug, and keeps its traceback.
     """
     runs_as_program = main.__module__ == "__main__"
 
@@ -308,7 +336,7 @@ def script(main: MainFunction) -> Callable[..., int]:
             report_interrupt(runs_as_program)
             return 130
         except BrokenPipeError:
-            # The reader of our output, `head` for example, has seen enough.
+            # The program that reads our output, such as `head`, has closed the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except UsageError as error:
@@ -342,9 +370,9 @@ def print_error(message: str) -> None:
 
 
 def report_interrupt(process_ends: bool) -> None:
-    """Says that Ctrl-C stopped the script.
+    """Reports that Ctrl-C stopped the script.
 
-    Another Ctrl-C has no effect while this is printed. If the process is about to end, it has none until then either.
+    Further Ctrl-Cs are ignored while it prints, and until the exit if the process is ending.
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("\nstopped", file=sys.stderr)
@@ -396,40 +424,32 @@ def stderr_held_back() -> Iterator[None]:
 
 
 class TrainedRun(NamedTuple):
-    """What a script that reads a trained model works with."""
+    """What a script that reads a trained model works with: the model, its data set, and the folders."""
 
-    args: argparse.Namespace
-    folder: Path
-    pictures_folder: Path
     model: VAE
     data: Dataset
+    folder: Path
+    pictures_folder: Path
 
 
-def open_trained_run(
-    argv: Sequence[str] | None,
-    description: str | None,
-    flags: Sequence[str] = DRAWING_FLAGS,
-    ignored: Sequence[str] = (),
-    fixed: Mapping[str, Any] | None = None,
-) -> TrainedRun:
-    """Parses the command line of a script that reads a trained model; restores the model and loads its data set.
+def open_trained_run(args: argparse.Namespace) -> TrainedRun:
+    """Restores the model that the flags name, and loads its data set. With --list it prints the runs, and exits.
 
-    See parse_args for the arguments. With --list it prints the runs instead, and exits.
+    `args` comes from parse_args_of_reader.
     """
-    # num_epochs has no default here, so that None shows that the flag was not given. See restore_model.
-    args = parse_args(argv, description, flags, ignored=ignored, fixed=fixed, num_epochs=None)
+    # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():
         import datasets
-        import vae.runs  # noqa: F401, imported here first, so that what TensorFlow prints is held back
+        import vae.runs  # noqa: F401
 
     exit_if_list_is_wanted(args)
-    run_folder = args.checkpoints_dir / args.config.run_name
+    config = args.config
+    folder = args.checkpoints_dir / config.run_name
     return TrainedRun(
-        args=args,
-        folder=run_folder,
-        pictures_folder=args.pictures_dir / args.config.run_name,
-        model=restore_model(args, run_folder),
-        data=datasets.load(args.config.dataset, args.data_dir, args.allow_unverified),
+        model=restore_model(args, folder),
+        data=datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified),
+        folder=folder,
+        pictures_folder=args.pictures_dir / config.run_name,
     )
 
 

@@ -48,7 +48,11 @@ class Config:
         if not self.likelihood:
             object.__setattr__(self, "likelihood", vae_type.likelihood)
         if self.likelihood != vae_type.likelihood and not vae_type.takes_any_likelihood:
-            raise ValueError(f"{self.vae_type} takes {vae_type.likelihood} only, got {self.likelihood!r}")
+            flexible = [name for name, other in VAE_TYPES.items() if other.takes_any_likelihood]
+            raise ValueError(
+                f"{self.vae_type} takes {vae_type.likelihood} only, got {self.likelihood!r}; "
+                f"types that take any: {', '.join(flexible)}"
+            )
 
     @property
     def network(self) -> str:
@@ -76,7 +80,7 @@ class Config:
         return "_".join(parts)
 
     def arguments(self) -> list[str]:
-        """Returns the command-line arguments that give this Config; whatever is at its default is left out."""
+        """Returns the command-line arguments that produce this Config. Arguments at their defaults are left out."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["likelihood"] = VAE_TYPES[self.vae_type].likelihood
         arguments = []

@@ -23,23 +23,24 @@ DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.EVALUATION_FLAGS)
+    args = cli.parse_args_of_reader(argv, __doc__, cli.EVALUATION_FLAGS)
+    trained = cli.open_trained_run(args)
 
     import tqdm
 
     from vae import evaluation, files, runs
 
-    effort = DEFAULT_EFFORT[run.args.config.network]
-    images = run.data.test_images[: effort.num_images]
-    num_samples = run.args.num_samples or effort.num_samples
+    effort = DEFAULT_EFFORT[args.config.network]
+    images = trained.data.test_images[: effort.num_images]
+    num_samples = args.num_samples or effort.num_samples
     with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
-        metrics = evaluation.compute_metrics(run.model, images, num_samples, on_image=bar.update)
+        metrics = evaluation.compute_metrics(trained.model, images, num_samples, on_image=bar.update)
 
-    saved = runs.read_config(run.folder)
-    metrics["epoch"] = run.model.epoch
+    saved = runs.read_config(trained.folder)
+    metrics["epoch"] = trained.model.epoch
     metrics["model"] = {"data_verified": saved.data_verified, "versions": saved.versions}
-    metrics["evaluation"] = {"data_verified": run.data.verified, "versions": runs.library_versions()}
-    path = run.folder / "metrics.json"
+    metrics["evaluation"] = {"data_verified": trained.data.verified, "versions": runs.library_versions()}
+    path = trained.folder / "metrics.json"
     with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(format_table(metrics))

@@ -14,18 +14,26 @@ if TYPE_CHECKING:
 
     from vae.model import VAE
 
-NUM_GENERATED = (10, 10)  # rows, columns
-NUM_RECONSTRUCTED = 10  # images
-NUM_RECONSTRUCTIONS = 9  # of each image, beside the original
+# Figure 1a: rows and columns of generated images
+NUM_GENERATED = (10, 10)
+
+# Figure 1b: test images, and the reconstructions of each. Their noise is that of figure 1a, so there are not more.
+NUM_RECONSTRUCTED = 10
+NUM_RECONSTRUCTIONS = 9
+
+# Figure 6b: test images, each with one reconstruction
 NUM_PAIRS = 5
-NUM_INTERPOLATIONS = 5  # pairs of images
-NUM_STEPS = 20  # from one image of a pair to the other
+
+# Figure 1c: pairs of test images, and the steps from one image of a pair to the other
+NUM_INTERPOLATIONS = 5
+NUM_STEPS = 20
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS)
-    draw(run.model, run.data.test_images, run.args.draw_seed, run.pictures_folder)
+    args = cli.parse_args_of_reader(argv, __doc__)
+    trained = cli.open_trained_run(args)
+    draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
 
 def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> None:
@@ -48,7 +56,7 @@ def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> N
 
     # Figure 1b: each row has a test image, then its reconstructions from z ~ q(z|x)
     originals = test_images[chosen[:NUM_RECONSTRUCTED], None] / np.float32(255)
-    z = mean[:NUM_RECONSTRUCTED, None] + std[:NUM_RECONSTRUCTED, None] * noise[:, :NUM_RECONSTRUCTIONS]
+    z = mean[:NUM_RECONSTRUCTED, None] + std[:NUM_RECONSTRUCTED, None] * noise[:NUM_RECONSTRUCTED, :NUM_RECONSTRUCTIONS]
     reconstructions = np.concatenate([originals, model.images(z)], axis=1)
     cli.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
 

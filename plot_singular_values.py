@@ -11,18 +11,19 @@ COLUMNS = ("index", "singular_value", "running_share")
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, ignored=("draw_seed",))
+    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",))
+    trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, files, latent
 
-    means = evaluation.posterior_means(run.model, run.data.test_images)
+    means = evaluation.posterior_means(trained.model, trained.data.test_images)
     values, shares = latent.singular_values(means)
     rows = [COLUMNS]
     for index, (value, share) in enumerate(zip(values, shares, strict=True), start=1):
         rows.append((str(index), f"{value:.6g}", f"{share:.6g}"))
     csv.writer(sys.stdout, dialect="excel-tab", lineterminator="\n").writerows(rows)
-    cli.save_picture(figures.singular_values(values, shares), run.pictures_folder / "singular_values.png")
-    table = run.pictures_folder / "singular_values.csv"
+    cli.save_picture(figures.singular_values(values, shares), trained.pictures_folder / "singular_values.png")
+    table = trained.pictures_folder / "singular_values.csv"
     with files.replacing(table) as path, path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -21,24 +22,25 @@ COMPARED = (2, 20)
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, cli.DRAWING_FLAGS, ignored=("draw_seed",))
+    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",))
+    if args.config.latent_dim == 1:
+        raise cli.UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
+    trained = cli.open_trained_run(args)
 
     from vae import figures, runs
 
-    if run.model.latent_dim == 1:
-        raise runs.RunError("--latent_dim 1: one latent has no second principal component to draw")
-    plane = plane_of(run.model, run.data)
-    name = "latent_space_2d.png" if run.model.latent_dim == 2 else "latent_space_pca.png"
-    cli.save_picture(figures.latent_maps([plane], run.data.test_labels), run.pictures_folder / name)
+    plane = plane_of(trained.model, trained.data)
+    name = "latent_space_2d.png" if trained.model.latent_dim == 2 else "latent_space_pca.png"
+    cli.save_picture(figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / name)
 
-    folders = compared_folders(run)
-    if run.folder in folders and all(runs.saved_epoch(folder) > 0 for folder in folders):
+    folders = compared_folders(args)
+    if trained.folder in folders and all(runs.saved_epoch(folder) > 0 for folder in folders):
         planes = []
         for folder in folders:
-            is_this_run = folder == run.folder
-            planes.append(plane if is_this_run else plane_of(runs.restore(folder), run.data))
-        picture = figures.latent_maps(planes, run.data.test_labels)
-        cli.save_picture(picture, run.pictures_folder / "latent_space_2_and_20.png")
+            is_this_run = folder == trained.folder
+            planes.append(plane if is_this_run else plane_of(runs.restore(folder), trained.data))
+        picture = figures.latent_maps(planes, trained.data.test_labels)
+        cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
 
 def plane_of(model: VAE, data: Dataset) -> LatentPlane:
@@ -48,10 +50,10 @@ def plane_of(model: VAE, data: Dataset) -> LatentPlane:
     return latent.project_to_plane(evaluation.posterior_means(model, data.test_images))
 
 
-def compared_folders(run: cli.TrainedRun) -> list[Path]:
+def compared_folders(args: argparse.Namespace) -> list[Path]:
     """Returns the folders of the runs that differ from this one in nothing but the latents of the comparison."""
-    configs = [dataclasses.replace(run.args.config, latent_dim=latent_dim) for latent_dim in COMPARED]
-    return [run.args.checkpoints_dir / config.run_name for config in configs]
+    configs = [dataclasses.replace(args.config, latent_dim=latent_dim) for latent_dim in COMPARED]
+    return [args.checkpoints_dir / config.run_name for config in configs]
 
 
 if __name__ == "__main__":

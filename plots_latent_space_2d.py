@@ -11,14 +11,17 @@ GRID_SIZE = 20
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    run = cli.open_trained_run(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
+    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
+    trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, latent
 
-    plane = latent.project_to_plane(evaluation.posterior_means(run.model, run.data.test_images))
-    cli.save_picture(figures.latent_maps([plane], run.data.test_labels), run.pictures_folder / "latent_space_2d.png")
-    manifold = run.model.images(latent.quantile_grid(GRID_SIZE))
-    cli.save_picture(figures.image_grid(manifold), run.pictures_folder / "latent_manifold_2d.png")
+    plane = latent.project_to_plane(evaluation.posterior_means(trained.model, trained.data.test_images))
+    cli.save_picture(
+        figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / "latent_space_2d.png"
+    )
+    manifold = trained.model.images(latent.quantile_grid(GRID_SIZE))
+    cli.save_picture(figures.image_grid(manifold), trained.pictures_folder / "latent_manifold_2d.png")
 
 
 if __name__ == "__main__":

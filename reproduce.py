@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.tensorflow_environment():
         from report import page
 
-    # TensorFlow takes the many models in this process for one function that is traced again and again, and warns.
+    # TensorFlow mistakes the many models in this process for one function that is retraced, and warns.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     failed = []
     published = []
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             is_published = reproduce(experiment, args)
         except ScriptFailed as error:
-            # Above 1 it is a signal that stopped the script, or a mistake that the other experiments would repeat.
+            # An exit code above 1 means a signal, or a mistake that every experiment would repeat.
             if error.exit_code > 1:
                 return error.exit_code
             failed.append(experiment.name)
@@ -68,8 +68,9 @@ def choose_experiments(names: Sequence[str] | None) -> list[experiments.Experime
         names = known_names
     unknown_names = sorted(set(names) - set(known_names))
     if unknown_names:
-        known = " ".join(known_names)
-        raise cli.UsageError(f"argument --only: takes names out of {known}, got {' '.join(unknown_names)}")
+        raise cli.UsageError(
+            f"argument --only: takes names out of {' '.join(known_names)}, got {' '.join(unknown_names)}"
+        )
     return [experiment for experiment in experiments.EXPERIMENTS if experiment.name in names]
 
 
@@ -81,17 +82,17 @@ def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> b
     """
     from report import results
 
-    run = args.checkpoints_dir / experiment.config.run_name
+    run_folder = args.checkpoints_dir / experiment.config.run_name
     num_samples = experiment.num_samples
     if args.epochs_scale > 0:
         num_samples = math.ceil(experiment.num_samples * args.epochs_scale)
         num_epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
         run_script("train", experiment, args, "--restore", "True", "--num_epochs", str(num_epochs))
-    if not results.is_evaluated(run, num_samples):
+    if not results.is_evaluated(run_folder, num_samples):
         run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
     for script_name in experiment.scripts:
         run_script(script_name, experiment, args)
-    return results.publish(run, args.pictures_dir / run.name)
+    return results.publish(run_folder, args.pictures_dir / run_folder.name)
 
 
 def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:

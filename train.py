@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +15,16 @@ import cli
 from config import Config
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tqdm
 
     from datasets import Dataset
     from vae.runs import Run
     from vae.training import HistoryRow
+
+# The learning curves are drawn again with a save, so that a long run can be watched. Drawing takes 0.1 s, so a save
+# that follows the last drawing more closely than this leaves it out.
+DRAWING_SECONDS = 10
 
 
 @cli.script
@@ -48,23 +56,51 @@ def check_batch_size(config: Config, data: Dataset) -> None:
 
 def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
     """Trains up to --num_epochs, saving on the way, and returns the exit code."""
-    from vae import evaluation, runs, signals, training
+    from vae import evaluation
 
     config = args.config
-    image_shape = data.train_images.shape[1:]
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
-    state = training.create_state(runs.build(config, image_shape), config.learning_rate)
-    measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
-    # The earlier model makes way only now that the data and the new model are ready.
+    state = prepare_state(args, run, data)
+    signal_number = train_and_save(config, run, data, state, picture)
+
+    last_row = run.history[-1]
+    test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
+    print(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
+    print(picture)
+    if last_row.epoch == config.num_epochs:
+        return 0
+    print(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
+    return 128 + signal_number
+
+
+def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train.Checkpoint:
+    """Returns the state to train: a new one, or with --restore that of the newest checkpoint.
+
+    With --overwrite, the earlier model is moved away only now, when the data and the new model are ready.
+    """
+    from vae import runs, training
+
+    config = args.config
+    model = runs.build(config, image_shape=data.train_images.shape[1:])
+    state = training.create_state(model, config.learning_rate)
     if args.overwrite:
         run.move_to_replaced()
     else:
         run.restore(state, config)
     if args.restore and int(state.epoch) == 0:
         print(f"nothing saved yet in {run.folder}: starting at epoch 0")
+    return state
 
-    steps_per_epoch = len(data.train_images) // config.batch_size
-    with signals.deferred() as received, progress_bar(config, int(state.epoch), steps_per_epoch) as bar:
+
+def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Checkpoint, picture: Path) -> int:
+    """Trains, saves and draws until the final epoch or a signal; returns the signal's number, or 0."""
+    from vae import evaluation, signals, training
+
+    measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    last_drawn = -math.inf
+    with contextlib.ExitStack() as stack:
+        received = stack.enter_context(signals.deferred())
+        bar = stack.enter_context(progress_bar(config, int(state.epoch), len(data.train_images)))
         rows = training.fit(
             state,
             data.train_images,
@@ -74,34 +110,30 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
             measure_test_elbo=measure_test_elbo,
             on_steps=bar.update,
         )
+        stack.enter_context(contextlib.closing(rows))
         for row in rows:
-            # A signal may arrive at any moment: this epoch's decisions all depend on one look.
+            # A signal may arrive at any time, so this is the only look at it in an epoch.
             is_stopped = bool(received)
             is_last = is_stopped or row.epoch == config.num_epochs
             if is_last and not training.is_tested(row.epoch):
                 row = row._replace(test_elbo=measure_test_elbo())
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
-                run.save(state, config, image_shape, data_verified=data.verified)
-                draw_learning_curves(run.history, picture, is_last)
+                run.save(state, config, data_verified=data.verified)
+                if is_last or time.monotonic() - last_drawn >= DRAWING_SECONDS:
+                    draw_learning_curves(run.history, picture, is_last)
+                    last_drawn = time.monotonic()
             show_progress(bar, row, config.num_epochs, is_last)
             if is_stopped:
-                break
-
-    last_row = run.history[-1]
-    test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
-    print(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
-    print(picture)
-    if last_row.epoch == config.num_epochs:
-        return 0
-    print(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
-    return 128 + received[0]
+                return received[0]
+    return 0
 
 
-def progress_bar(config: Config, epoch: int, steps_per_epoch: int) -> tqdm.tqdm:
+def progress_bar(config: Config, epoch: int, num_images: int) -> tqdm.tqdm:
     """Returns the progress bar of a run that is at `epoch`. It is disabled if standard error is not a terminal."""
     import tqdm
 
+    steps_per_epoch = num_images // config.batch_size
     return tqdm.tqdm(
         initial=epoch * steps_per_epoch,
         total=config.num_epochs * steps_per_epoch,
@@ -122,9 +154,9 @@ def show_progress(bar: tqdm.tqdm, row: HistoryRow, num_epochs: int, is_last: boo
 
 
 def draw_learning_curves(history: list[HistoryRow], path: Path, is_last: bool) -> None:
-    """Draws the learning curves, again with each save, so that a long run can be watched.
+    """Draws the learning curves so far.
 
-    Training goes on if they cannot be written. Only for the last ones does it raise OSError.
+    Training goes on if they cannot be written. Raises OSError only for those of the last epoch.
     """
     from vae import figures, files
 

@@ -1,1 +1,4 @@
-"""Measures how fast this project trains, beside other libraries and the limit of the machine: benchmarks/run.py."""
+"""Measures how fast this project trains, compared with other libraries and with the limit of the machine.
+
+`python -m benchmarks.run` runs all of it, and writes benchmarks/RESULTS.md.
+"""

@@ -1,6 +1,6 @@
 """The arithmetic of an epoch, and nothing else: matrix products, Adam, and the loss. benchmarks/limit.py times it.
 
-Functions called make_..._epoch return a function that runs the arithmetic of one epoch.
+The functions named make_..._epoch return a function that does one kind of arithmetic for a whole epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ with cli.tensorflow_environment():
 class Layer(NamedTuple):
     """The arrays of a dense layer with i inputs and o outputs, in NumPy or as TensorFlow variables.
 
-    The products of a step are
+    They are the inputs [100, i], the weights [i, o], and the gradient of the outputs [100, o]. The products of a step:
         outputs                    inputs weights        [100, o]
         gradient of the weights    inputs^T gradient     [i, o]
         gradient of the inputs     gradient weights^T    [100, i]
-    The first layer does without the last one, since the images need no gradient.
+    The first layer does without the last product, since the images need no gradient.
     """
 
-    inputs: Any  # [100, i]
-    weights: Any  # [i, o]
-    gradient: Any  # of the outputs, [100, o]
+    inputs: Any
+    weights: Any
+    gradient: Any
 
 
 def make_layers(shapes: Sequence[tuple[int, int]]) -> list[Layer]:
-    """Returns layers of random NumPy arrays. `shapes` has the number of inputs and of outputs for each of them."""
+    """Returns layers of random NumPy arrays. `shapes` has the number of inputs and outputs of each layer."""
     rng = np.random.default_rng(0)
 
     def draw(rows: int, columns: int) -> np.ndarray:
@@ -49,11 +49,17 @@ def make_layers(shapes: Sequence[tuple[int, int]]) -> list[Layer]:
 
 def make_variables(layers: Sequence[Layer]) -> list[Layer]:
     """Returns the layers as TensorFlow variables. With constants, TensorFlow would compute the products only once."""
-    return [Layer(*(tf.Variable(array) for array in layer)) for layer in layers]
+    variables = []
+    for layer in layers:
+        inputs = tf.Variable(layer.inputs)
+        weights = tf.Variable(layer.weights)
+        gradient = tf.Variable(layer.gradient)
+        variables.append(Layer(inputs, weights, gradient))
+    return variables
 
 
 def make_numpy_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], None]:
-    """Returns a function that runs the products of an epoch in NumPy."""
+    """Returns a function that computes the products of an epoch in NumPy."""
 
     def products(layer: Layer, is_first: bool) -> list[np.ndarray]:
         results = [layer.inputs @ layer.weights, layer.inputs.T @ layer.gradient]
@@ -70,7 +76,7 @@ def make_numpy_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], None]:
 
 
 def make_tensorflow_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], None]:
-    """Returns a function that runs the products of an epoch in TensorFlow, one graph for a step."""
+    """Returns a function that computes the products of an epoch in TensorFlow, with one graph per step."""
 
     def products(layer: Layer, is_first: bool) -> list[tf.Tensor]:
         results = [
@@ -86,7 +92,7 @@ def make_tensorflow_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], N
         results = []
         for index, layer in enumerate(layers):
             results += products(layer, is_first=index == 0)
-        # TensorFlow leaves out products that have no part in the result.
+        # TensorFlow leaves out products that the result does not depend on.
         return tf.add_n([result[0, 0] for result in results])
 
     def run_epoch() -> None:
@@ -97,10 +103,10 @@ def make_tensorflow_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], N
 
 
 def make_xla_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], np.ndarray]:
-    """Returns a function that runs the products of an epoch in TensorFlow, in one loop compiled by XLA.
+    """Returns a function that computes the products of an epoch in TensorFlow, in one loop compiled by XLA.
 
-    The products form the chain that they form in the network, with nothing else in between. The outputs of a step are
-    the images of the next, because XLA would move products that are the same in every step out of the loop.
+    The products follow one another as in the network, with nothing else in between. The outputs of a step are the
+    images of the next step, because XLA would move products that are the same in every step out of the loop.
     """
     images = layers[0].inputs
     weights = [layer.weights for layer in layers]
@@ -109,7 +115,7 @@ def make_xla_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], np.ndarr
         all_inputs = []
         outputs = x
         for w in weights:
-            # Of the 2L outputs of the encoder, L go into the decoder.
+            # The decoder takes L of the 2L outputs of the encoder.
             inputs = outputs[:, : w.shape[0]]
             all_inputs.append(inputs)
             outputs = tf.matmul(inputs, w)
@@ -135,14 +141,14 @@ def make_xla_epoch(layers: Sequence[Layer], steps: int) -> Callable[[], np.ndarr
     def run_steps() -> tf.Tensor:
         zeros = [tf.zeros(w.shape) for w in reversed(weights)]
         start = (0, images.read_value(), *zeros)
-        _, outputs, *weight_gradients = tf.while_loop(lambda i, *_: i < steps, run_step, start)
+        _, outputs, *weight_gradients = tf.while_loop(lambda i, *_: i < steps, run_step, loop_vars=start)
         return tf.add_n([array[0, 0] for array in (outputs, *weight_gradients)])
 
     return lambda: run_steps().numpy()
 
 
 def make_adam_epoch(shapes: Sequence[tuple[int, int]], steps: int) -> Callable[[], np.ndarray]:
-    """Returns a function that runs Adam's passes over weights, moments and gradient in one loop compiled by XLA."""
+    """Returns a function that applies Adam to all weights, once per step, in one loop compiled by XLA."""
     size = sum(num_inputs * num_outputs + num_outputs for num_inputs, num_outputs in shapes)
     weights = tf.Variable(tf.zeros(size))
     first_moment = tf.Variable(tf.zeros(size))
@@ -161,19 +167,21 @@ def make_adam_epoch(shapes: Sequence[tuple[int, int]], steps: int) -> Callable[[
 
     @tf.function(jit_compile=True, autograph=False)
     def run_steps() -> tf.Tensor:
-        (steps_done,) = tf.while_loop(lambda i: i < steps, run_step, (0,))
+        (steps_done,) = tf.while_loop(lambda i: i < steps, run_step, loop_vars=(0,))
         return steps_done
 
     return lambda: run_steps().numpy()
 
 
 def make_loss_epoch(pixels: int, steps: int) -> Callable[[], np.ndarray]:
-    """Returns a function that runs the Bernoulli loss and its gradient in one loop compiled by XLA."""
+    """Returns a function that computes the Bernoulli loss and its gradient in one loop compiled by XLA."""
     logits = tf.Variable(np.random.default_rng(0).standard_normal((BATCH_SIZE, pixels), dtype=np.float32))
-    x = tf.constant(np.random.default_rng(1).integers(0, 2, (BATCH_SIZE, pixels)).astype(np.float32))
+    bits = np.random.default_rng(1).integers(0, 2, size=(BATCH_SIZE, pixels))
+    x = tf.constant(bits.astype(np.float32))
 
     # For logits l and pixels x in {0, 1}, both [100, pixels]:
-    #     loss = sum(log(1 + exp(l)) - x l)        its gradient = sigmoid(l) - x
+    #     loss = sum(log(1 + exp(l)) - x l)
+    #     its gradient = sigmoid(l) - x
     def run_step(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loss = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, logits))
         logits.assign_sub(1e-6 * (tf.sigmoid(logits) - x))
@@ -181,22 +189,24 @@ def make_loss_epoch(pixels: int, steps: int) -> Callable[[], np.ndarray]:
 
     @tf.function(jit_compile=True, autograph=False)
     def run_steps() -> tf.Tensor:
-        _, total = tf.while_loop(lambda i, _: i < steps, run_step, (0, 0.0))
+        _, total = tf.while_loop(lambda i, _: i < steps, run_step, loop_vars=(0, 0.0))
         return total
 
     return lambda: run_steps().numpy()
 
 
 def make_square_products(sizes: Sequence[int]) -> list[tuple[int, Callable[[], np.ndarray]]]:
-    """Returns functions that multiply square matrices of these sizes in NumPy and in TensorFlow, with their sizes."""
+    """Returns pairs of a size and a function that multiplies a matrix [size, size] with itself.
+
+    There is a function in NumPy and one in TensorFlow for each size.
+    """
     squares = [np.random.default_rng(0).random((size, size), dtype=np.float32) for size in sizes]
-    constants = [tf.constant(square) for square in squares]
-    numpy_products = [partial(multiply_in_numpy, square) for square in squares]
-    tensorflow_products = [partial(multiply_in_tensorflow, constant) for constant in constants]
-    return [
-        *zip(sizes, numpy_products, strict=True),
-        *zip(sizes, tensorflow_products, strict=True),
-    ]
+    products: list[tuple[int, Callable[[], np.ndarray]]] = []
+    for square in squares:
+        products.append((len(square), partial(multiply_in_numpy, square)))
+    for square in squares:
+        products.append((len(square), partial(multiply_in_tensorflow, tf.constant(square))))
+    return products
 
 
 def multiply_in_numpy(square: np.ndarray) -> np.ndarray:
@@ -205,6 +215,6 @@ def multiply_in_numpy(square: np.ndarray) -> np.ndarray:
 
 
 def multiply_in_tensorflow(square: tf.Tensor) -> np.ndarray:
-    """Multiplies a matrix with itself, and returns one element of the product, which has to wait for all of it."""
+    """Multiplies a matrix with itself, and returns one element, which is known only once the product is complete."""
     product = tf.matmul(square, square)
     return product[0, 0].numpy()

@@ -1,8 +1,8 @@
 """The limit: how long the arithmetic of an epoch alone takes on this machine. It takes turns like a contender.
 
 flat: the matrix products of the forward and the backward pass, and for each step one pass of Adam over the weights and
-one pass of the Bernoulli loss and its gradient over the outputs. The products run in NumPy, in TensorFlow one by one,
-and in TensorFlow in one loop compiled by XLA. The fastest of the three counts.
+one pass of the Bernoulli loss and its gradient over the outputs. The products are computed in NumPy, in TensorFlow one
+by one, and in TensorFlow in one loop compiled by XLA. The fastest of the three counts.
 
 conv3: the number of operations, divided by the rate of the machine's fastest product of two large matrices.
 """
@@ -22,8 +22,9 @@ with cli.tensorflow_environment():
 
 PRODUCTS_ONE_BY_ONE = ("NumPy", "TensorFlow")
 ALL_PRODUCTS = (*PRODUCTS_ONE_BY_ONE, "XLA")
-SQUARE_SIZES = (2048, 4096)  # the sizes of the matrices that the rate is measured with
-RUNS_OF_A_PRODUCT = 3
+# The sizes of the square matrices that the machine's rate is measured with, and how often each product is repeated.
+SQUARE_SIZES = (2048, 4096)
+REPEATS = 3
 
 
 def measure_flat(images: np.ndarray, hidden_size: int) -> Iterator[dict[str, float]]:
@@ -60,7 +61,7 @@ def measure_flat(images: np.ndarray, hidden_size: int) -> Iterator[dict[str, flo
 
 
 def sum_of_parts(times: dict[str, float], products: Sequence[str]) -> float:
-    """Returns the seconds of the fastest of these kinds of products, of Adam, and of the loss, added up."""
+    """Returns the sum of the seconds of the fastest of these kinds of products, of Adam, and of the loss."""
     return min(times[name] for name in products) + times["Adam"] + times["loss"]
 
 
@@ -84,8 +85,8 @@ def count_conv3_operations(images: np.ndarray) -> int:
     """Returns the number of multiplications and additions in an epoch of conv3."""
     model = runs.build(Config(vae_type="conv3"), images.shape[1:])
     forward = networks.multiply_adds(model.encoder) + networks.multiply_adds(model.decoder)
-    # The backward pass repeats each multiply-add of the forward pass twice: for the gradient of the weights, and for
-    # that of the inputs. Only the inputs of the first layer, which are the images, need no gradient.
+    # The backward pass has two multiply-adds for each one of the forward pass: one for the gradient of the weights, and
+    # one for the gradient of the inputs. Only the inputs of the first layer, which are the images, need no gradient.
     first_layer = next(layer for layer in model.encoder.layers if hasattr(layer, "kernel"))
     positions = math.prod(first_layer.output.shape[1:-1])
     image_gradient = math.prod(first_layer.kernel.shape) * positions
@@ -93,8 +94,8 @@ def count_conv3_operations(images: np.ndarray) -> int:
 
 
 def measure_rate(size: int, product: Callable[[], object]) -> float:
-    """Returns the operations per second of a product of two matrices [size, size], in the fastest of a few runs."""
-    seconds = min(seconds_of(product) for _ in range(RUNS_OF_A_PRODUCT))
+    """Returns the operations per second of a product of two matrices [size, size], from the fastest of its repeats."""
+    seconds = min(seconds_of(product) for _ in range(REPEATS))
     # Each of the size^2 results takes `size` multiplications and as many additions.
     return 2 * size**3 / seconds
 
@@ -109,7 +110,7 @@ def main() -> None:
         measurements = measure_conv3(images)
     while True:
         turns.wait_for_turn()
-        turns.report(**next(measurements))
+        turns.print_measurement(**next(measurements))
 
 
 if __name__ == "__main__":

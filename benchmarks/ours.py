@@ -11,14 +11,14 @@ with cli.tensorflow_environment():
 
 
 def main() -> None:
-    """Trains without end, in turn with the other contenders. It measures no test ELBO."""
+    """Trains without end, in turn with the other contenders. No test ELBO is measured."""
     args = parse_arguments(__doc__, *VAE_TYPES)
     images = np.load(args.images)
     config = Config(vae_type=args.kind, hidden_size=args.hidden_size)
     model = runs.build(config, images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     turns = Turns()
-    history = training.fit(
+    rows = training.fit(
         state,
         images,
         num_epochs=10**6,
@@ -26,7 +26,7 @@ def main() -> None:
         seed=config.seed,
         measure_test_elbo=lambda: 0.0,
     )
-    for row in history:
+    for row in rows:
         turns.end_epoch(row.train_elbo)
 
 

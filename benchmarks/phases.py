@@ -1,6 +1,6 @@
 """Does what train.py does until the end of its first epoch, then saves: python -m benchmarks.phases DATA_DIR FOLDER.
 
-Prints the seconds of each phase as JSON. The environment variable STARTED has the time at which the process started.
+It prints the seconds of each phase as JSON. The environment variable STARTED has the time at which the process started.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import cli
 from config import Config
 
-if TYPE_CHECKING:  # at run time, these imports are one of the phases
+# At run time, the imports are one of the phases.
+if TYPE_CHECKING:
     import tensorflow as tf
 
     from datasets import Dataset
 
+# The number of rows in the history that is saved, and the number of saves that are timed.
 HISTORY_ROWS = 500
 SAVES = 10
 
@@ -42,11 +44,12 @@ def main() -> None:
     """Measures the phases and prints them."""
     watch = Stopwatch(started=float(os.environ["STARTED"]))
     watch.end_phase("Python starts")
-    data_dir, folder = map(Path, sys.argv[1:])
+    data_dir = Path(sys.argv[1])
+    run_folder = Path(sys.argv[2])
     measure_imports(watch)
     data = measure_data(watch, data_dir)
     state = measure_epoch(watch, data)
-    measure_saves(watch, state, data, folder)
+    measure_saves(watch, state, data, run_folder)
     print(json.dumps(watch.seconds))
 
 
@@ -89,7 +92,7 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
             watch.end_phase(f"the next {num_steps} steps")
         blocks_done += 1
 
-    history = training.fit(
+    rows = training.fit(
         state,
         data.train_images,
         num_epochs=1,
@@ -98,22 +101,29 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
         measure_test_elbo=measure_test_elbo,
         on_steps=end_block,
     )
-    next(history)
+    next(rows)
     watch.end_phase("compiling the test ELBO, the first one")
     return state
 
 
-def measure_saves(watch: Stopwatch, state: tf.train.Checkpoint, data: Dataset, folder: Path) -> None:
+def measure_saves(watch: Stopwatch, state: tf.train.Checkpoint, data: Dataset, run_folder: Path) -> None:
     """Saves the state in a run's folder. The phase "save" is the mean of all saves but the first."""
     from vae import runs, training
 
-    image_shape = data.train_images.shape[1:]
-    with runs.training_run(folder) as run:
-        run.history = [training.HistoryRow(epoch, 0.1, 0.1, 0.1, 0.1, 0.1) for epoch in range(1, HISTORY_ROWS + 1)]
-        run.save(state, Config(), image_shape, data_verified=True)
+    row = training.HistoryRow(
+        epoch=1,
+        train_elbo=0.1,
+        train_log_likelihood=0.1,
+        train_kl=0.1,
+        test_elbo=0.1,
+        seconds=0.1,
+    )
+    with runs.training_run(run_folder) as run:
+        run.history = [row._replace(epoch=epoch) for epoch in range(1, HISTORY_ROWS + 1)]
+        run.save(state, Config(), data_verified=True)
         watch.end_phase("the first save")
         for _ in range(SAVES):
-            run.save(state, Config(), image_shape, data_verified=True)
+            run.save(state, Config(), data_verified=True)
         watch.end_phase("save")
     watch.seconds["save"] /= SAVES
 

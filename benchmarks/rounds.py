@@ -1,11 +1,13 @@
-"""Runs contenders as processes that train in turn, round after round."""
+"""Starts contenders as processes, and lets them train in turn, round after round."""
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +15,20 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-WARM_UPS = 1  # rounds that do not count
-ROUNDS = 5  # rounds that count
-PAUSE = 0.3  # seconds after a turn, in which a contender can finish preparing its next data
 
-Report = dict[str, float]
+# The rounds that do not count, and those that count.
+WARM_UPS = 1
+ROUNDS = 5
+
+# The seconds after a turn in which a contender can finish preparing its next data.
+PAUSE = 0.3
+
+# What a contender measured in one turn, or what was measured in one round: names and values.
+Measurement = dict[str, float]
 
 
 class Contender(NamedTuple):
-    """A module that is run as a process, and the kind of training it does there. benchmarks/turns.py has the rules."""
+    """A module that is started as a process, and the kind of training it does. benchmarks/turns.py has the rules."""
 
     name: str
     module: str
@@ -29,7 +36,7 @@ class Contender(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """The process of a contender, and the file that has its error output."""
+    """The process of a contender, and the file that receives its error output."""
 
     name: str
     process: subprocess.Popen[str]
@@ -37,35 +44,36 @@ class Worker(NamedTuple):
 
 
 class EndedEarlyError(Exception):
-    """A contender's process ended before it reported its turn. The message is the end of its error output."""
+    """A contender's process ended before it printed a measurement. The message is the end of its error output."""
 
 
 def run_rounds(
     contenders: Sequence[Contender],
     images: np.ndarray,
     options: Sequence[str] = (),
-) -> dict[str, list[Report]]:
-    """Returns the reports of each contender, by its name, from the rounds that count.
+) -> dict[str, list[Measurement]]:
+    """Returns the measurements of each contender, by its name, from the rounds that count.
 
-    Only one contender works at a time, and each round begins with another one. If a contender fails, its errors are
+    Only one contender works at a time, and each round begins with a different one. If a contender fails, its errors are
     printed, and it is left out. `options` are further arguments for every contender.
     """
-    with start_all(contenders, images, options) as workers:
-        reports: dict[str, list[Report]] = {worker.name: [] for worker in workers}
-        for round_number in range(WARM_UPS + ROUNDS):
-            first = round_number % len(workers)
-            for worker in workers[first:] + workers[:first]:
+    with start_all(contenders, images, options) as started:
+        workers = deque(started)
+        measurements: dict[str, list[Measurement]] = {worker.name: [] for worker in workers}
+        for _ in range(WARM_UPS + ROUNDS):
+            for worker in tuple(workers):
                 try:
-                    report = give_turn(worker)
+                    measurement = give_turn(worker)
                 except EndedEarlyError as error:
                     print(f"{worker.name} ended early and is left out:\n{error}", file=sys.stderr)
                     workers.remove(worker)
-                    del reports[worker.name]
-                    continue
-                print(f"{worker.name}: {report}", file=sys.stderr, flush=True)
-                reports[worker.name].append(report)
-                time.sleep(PAUSE)
-    return {name: rounds[WARM_UPS:] for name, rounds in reports.items()}
+                    del measurements[worker.name]
+                else:
+                    print(f"{worker.name}: {measurement}", file=sys.stderr, flush=True)
+                    measurements[worker.name].append(measurement)
+                    time.sleep(PAUSE)
+            workers.rotate(-1)
+    return {name: rounds[WARM_UPS:] for name, rounds in measurements.items()}
 
 
 @contextlib.contextmanager
@@ -82,7 +90,7 @@ def start_all(
         workers = []
         for index, contender in enumerate(contenders):
             worker = start(contender, [str(images_path), *options], log_path=scratch / f"{index}.log")
-            # At the end, this closes the standard input of the process and waits for it. It ends if its input does.
+            # At the end, this closes the standard input of the process, which ends the process, and waits for it.
             stack.enter_context(worker.process)
             workers.append(worker)
         yield workers
@@ -103,10 +111,11 @@ def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> Wor
     return Worker(contender.name, process, log_path)
 
 
-def give_turn(worker: Worker) -> Report:
-    """Lets a contender work for one turn and returns its report. Raises EndedEarlyError if there is no report."""
+def give_turn(worker: Worker) -> Measurement:
+    """Lets a contender work for one turn and returns what it measured. Raises EndedEarlyError if its process ended."""
     process = worker.process
-    assert process.stdin is not None and process.stdout is not None  # both are pipes
+    # Both are pipes, which mypy cannot know.
+    assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write("\n")
         process.stdin.flush()
@@ -116,3 +125,8 @@ def give_turn(worker: Worker) -> Report:
         process.communicate()
         errors = worker.log_path.read_text(errors="replace")
         raise EndedEarlyError(errors[-2000:]) from None
+
+
+def median_of(rounds: Sequence[Measurement], name: str) -> float:
+    """Returns the median of a value over the rounds."""
+    return statistics.median(measurement[name] for measurement in rounds)

@@ -1,4 +1,7 @@
-"""Runs the benchmarks and writes benchmarks/RESULTS.md. The part from "## Tried" on is written by hand, and kept."""
+"""Runs the benchmarks and writes benchmarks/RESULTS.md: python -m benchmarks.run.
+
+The part of the page from "## Tried" on is written by hand, and kept.
+"""
 
 import datetime
 import importlib.metadata
@@ -13,6 +16,7 @@ import numpy as np
 import cli
 import datasets
 from benchmarks import compare, growth, rounds, startup, turns
+from vae.files import replacing
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 NOTES_HEADING = "## Tried"
@@ -22,32 +26,40 @@ Written by `make benchmark` on {date}. {machine}
 
 An epoch is timed from its first step to its last. The data is drawn again for each epoch. NumPy prepares it on a thread
 while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
-Each program runs in its own process, with as many threads as it likes. After {warm_ups} warm-up round, {rounds} rounds
-are measured. Each round starts with a different program. Seconds are medians over the rounds. Ratios are medians of the
-ratios within each round, so changes in the machine's speed between rounds do not matter. The ELBO is the mean over the
-training images in the last epoch. Only ratios can be compared between machines."""
-# All libraries run with their defaults, and Python keeps its compiled files as usual.
+Each program runs in its own process, with as many threads as it likes. No environment variable tunes the other
+libraries. This project sets its own environment variables for XLA and oneDNN, as its users get them, and the limit is
+measured with the same ones.
+
+After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
+medians over the rounds. Ratios are medians of the ratios within each round, so changes in the machine's speed between
+rounds do not matter. The ELBO is the mean over the training images in the last epoch. Only ratios can be compared
+between machines."""
+
+# How the names of variables begin that tune a library, or stop Python from keeping its compiled files. Without them, all
+# libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
 TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
+
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")
-VECTOR_EXTENSIONS = ("avx512f", "avx2", "avx")  # the widest first
+
+# The widest comes first.
+VECTOR_EXTENSIONS = ("avx512f", "avx2", "avx")
 
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures section after section, and writes the page after each of them."""
-    args = cli.parse_args(argv, __doc__, ("data_dir",))
+    """Measures one section after the other, and writes the page after each of them."""
+    args = cli.parse_args(argv, __doc__, flags=("data_dir",))
     prepare_environment()
     images = datasets.load("mnist", args.data_dir, allow_unverified=False).train_images
     notes = read_notes()
     finished = []
     for section in measure_sections(images, args.data_dir):
         finished.append(section)
-        page = "\n\n".join([*finished, notes])
-        RESULTS.write_text(page, encoding="utf-8")
+        write_page(finished, notes)
 
 
 def prepare_environment() -> None:
-    """Removes the variables that tune a library from the environment, and hides the GPUs."""
+    """Removes the TUNING_VARIABLES from the environment, and hides the GPUs."""
     for name in list(os.environ):
         if name.startswith(TUNING_VARIABLES):
             del os.environ[name]
@@ -55,13 +67,20 @@ def prepare_environment() -> None:
 
 
 def read_notes() -> str:
-    """Returns the part of RESULTS.md that is written by hand."""
+    """Returns the part of the page that is written by hand."""
     _, heading, notes = RESULTS.read_text(encoding="utf-8").partition(NOTES_HEADING)
     return heading + notes
 
 
+def write_page(sections: Sequence[str], notes: str) -> None:
+    """Writes the page: the sections that have been measured, and then the part that is written by hand."""
+    page = "\n\n".join([*sections, notes])
+    with replacing(RESULTS) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
 def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
-    """Yields the measured sections of RESULTS.md. images: those of MNIST for training, uint8 [60000, 28, 28, 1]."""
+    """Yields the sections of the page. `images` are MNIST's training images, uint8 [60000, 28, 28, 1]."""
     top = f"{introduction()}\n\n## Comparison with other libraries and the limit"
     yield f"{top}\n\n{compare.flat_section(images, hidden_size=200)}"
     yield compare.flat_section(images, hidden_size=500)
@@ -71,7 +90,7 @@ def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
 
 
 def introduction() -> str:
-    """Returns the top of RESULTS.md: the date, the machine, and how the numbers were measured."""
+    """Returns the top of the page: the date, the machine, and how the numbers were measured."""
     return INTRODUCTION.format(
         date=datetime.date.today(),
         machine=describe_machine(),
@@ -82,7 +101,7 @@ def introduction() -> str:
 
 
 def describe_machine() -> str:
-    """Returns a sentence with the processor, the memory, and the versions of the libraries."""
+    """Returns two sentences: one on the processor and the memory, and one on the versions of the libraries."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (
@@ -106,11 +125,11 @@ def vector_extension() -> str:
 
 
 def read_cpuinfo() -> dict[str, str]:
-    """Returns what Linux knows of the first core: its fields and their values. Empty on other systems."""
+    """Returns what Linux knows about the first core: names and values. Returns an empty dict on other systems."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
-    first_core, *_ = path.read_text().split("\n\n")
+    first_core = path.read_text().split("\n\n")[0]
     fields = {}
     for line in first_core.splitlines():
         name, _, value = line.partition(":")

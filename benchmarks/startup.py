@@ -1,4 +1,7 @@
-"""Measures a start phase by phase, and the time and memory of whole scripts, also with data of SVHN's size."""
+"""Measures how long train.py takes to start, phase by phase, and what time and memory whole scripts take.
+
+One of the scripts trains on data of SVHN's size.
+"""
 
 import json
 import statistics
@@ -11,15 +14,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy.io import savemat
 
-from benchmarks.markdown import markdown_table
+from benchmarks.rounds import median_of
+from report.markdown import format_table
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 3  # one more comes first, to warm up
+
+# The rounds that count. One more comes first, to warm up.
+ROUNDS = 3
+
+# The number of images in SVHN's files.
 SVHN_SIZES = {"train": 73257, "test": 26032}
 
 
-class Measurement(NamedTuple):
-    """What a command took: seconds, the peak memory of its largest process in bytes, and what it printed."""
+class CommandResult(NamedTuple):
+    """The seconds that a command took, the peak memory of its largest process in bytes, and what it printed."""
 
     seconds: float
     peak_memory: float
@@ -27,7 +35,7 @@ class Measurement(NamedTuple):
 
 
 def section(data_dir: Path) -> str:
-    """Returns the section on start-up. MNIST must be in data_dir."""
+    """Returns the section on start-up, saving and memory. MNIST must be in data_dir."""
     data_dir = data_dir.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         parts = [
@@ -39,15 +47,15 @@ def section(data_dir: Path) -> str:
     return "\n\n".join(parts)
 
 
-def measure(*arguments: str) -> Measurement:
-    """Runs Python with these arguments at the root of the repository. Raises RuntimeError if that fails."""
+def run_python(*arguments: str) -> CommandResult:
+    """Runs Python with these arguments at the root of the repository. Raises ChildProcessError if that fails."""
     python = find_python()
     command = [python, "-m", "benchmarks.watch", python, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
-    *_, last_line = done.stderr.splitlines()
-    return Measurement(**json.loads(last_line), output=done.stdout)
+        raise ChildProcessError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    last_line = done.stderr.splitlines()[-1]
+    return CommandResult(**json.loads(last_line), output=done.stdout)
 
 
 def find_python() -> str:
@@ -66,17 +74,17 @@ def phases_part(data_dir: Path, scratch: Path) -> str:
     rounds = []
     for round_number in range(1 + ROUNDS):
         run_folder = scratch / str(round_number)
-        measurement = measure("-m", "benchmarks.phases", str(data_dir), str(run_folder))
-        rounds.append(json.loads(measurement.output))
+        result = run_python("-m", "benchmarks.phases", str(data_dir), str(run_folder))
+        rounds.append(json.loads(result.output))
     after_warm_up = rounds[1:]
-    seconds = {name: statistics.median(phases[name] for phases in after_warm_up) for name in rounds[0]}
+    seconds = {name: median_of(after_warm_up, name) for name in rounds[0]}
     save = seconds.pop("save")
     first_save = seconds.pop("the first save")
     rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
     return "\n\n".join(
         [
-            f"The phases from the start of `python train.py` to the end of its first epoch, medians of {ROUNDS} runs:",
-            markdown_table(["phase", "seconds"], rows),
+            f"The phases from the start of `python train.py` to the end of its first epoch, medians of {ROUNDS} rounds:",
+            format_table(["phase", "seconds"], rows),
             f"Together, the phases take {sum(seconds.values()):.2f} s. Saving config.json, a history of 500 rows and a "
             f"checkpoint takes {save * 1e3:.0f} ms, and {first_save * 1e3:.0f} ms the first time. train.py saves after "
             "10 epochs or 60 s, whichever comes first.",
@@ -93,18 +101,18 @@ def scripts_part(data_dir: Path, scratch: Path) -> str:
         "make_pictures.py": paths,
         "evaluate.py --num_samples 5": paths,
     }
-    rounds: dict[str, list[Measurement]] = {command: [] for command in commands}
+    results: dict[str, list[CommandResult]] = {command: [] for command in commands}
     for _ in range(1 + ROUNDS):
         for command, arguments in commands.items():
-            rounds[command].append(measure(*command.split(), *arguments))
+            results[command].append(run_python(*command.split(), *arguments))
     rows = []
-    for command, measurements in rounds.items():
-        after_warm_up = measurements[1:]
-        seconds = statistics.median(measurement.seconds for measurement in after_warm_up)
-        peak_memory = statistics.median(measurement.peak_memory for measurement in after_warm_up)
+    for command, rounds in results.items():
+        after_warm_up = rounds[1:]
+        seconds = statistics.median(result.seconds for result in after_warm_up)
+        peak_memory = statistics.median(result.peak_memory for result in after_warm_up)
         rows.append((f"`{command}`", f"{seconds:.2f}", f"{peak_memory / 2**30:.2f} GiB"))
-    table = markdown_table(["command", "seconds", "peak memory"], rows)
-    return f"Whole commands on MNIST, medians of {ROUNDS} runs:\n\n{table}"
+    table = format_table(["command", "seconds", "peak memory"], rows)
+    return f"Whole commands on MNIST, medians of {ROUNDS} rounds:\n\n{table}"
 
 
 def svhn_part(scratch: Path) -> str:
@@ -120,11 +128,10 @@ def svhn_part(scratch: Path) -> str:
     }
     rows = []
     for name, vae_type in vae_types.items():
-        measurement = measure("train.py", "--vae_type", vae_type, *options)
-        peak_memory = measurement.peak_memory
-        memory = f"{peak_memory / 2**30:.2f} GiB ({peak_memory / 1e9:.2f} GB)"
-        rows.append((name, f"{measurement.seconds:.1f}", memory))
-    table = markdown_table(["train.py --dataset svhn", "seconds", "peak memory"], rows)
+        result = run_python("train.py", "--vae_type", vae_type, *options)
+        memory = f"{result.peak_memory / 2**30:.2f} GiB ({result.peak_memory / 1e9:.2f} GB)"
+        rows.append((name, f"{result.seconds:.1f}", memory))
+    table = format_table(["train.py --dataset svhn", "seconds", "peak memory"], rows)
     heading = (
         f"One epoch of training on {SVHN_SIZES['train']:,} random images of 32x32x3 and a test on "
         f"{SVHN_SIZES['test']:,}, as many as SVHN has. Each row was measured once:"
@@ -142,10 +149,10 @@ def path_arguments(data_dir: Path, scratch: Path) -> list[str]:
 
 
 def write_random_svhn(folder: Path) -> None:
-    """Writes random images and labels in the format and the size of SVHN's files."""
+    """Writes random images and labels in the format of SVHN's files, and as many of them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, num_images in SVHN_SIZES.items():
-        images = rng.integers(0, 256, (32, 32, 3, num_images), dtype=np.uint8)
-        labels = rng.integers(1, 11, (num_images, 1), dtype=np.uint8)
+        images = rng.integers(0, 256, size=(32, 32, 3, num_images), dtype=np.uint8)
+        labels = rng.integers(1, 11, size=(num_images, 1), dtype=np.uint8)
         savemat(folder / f"{name}_32x32.mat", {"X": images, "y": labels})

@@ -1,7 +1,7 @@
 """What all contenders of the benchmark share: their command line, their turns, and training data made by NumPy.
 
-A contender is a process. It waits for a line on standard input, trains for one turn, prints a report as a line of
-JSON, and waits again. benchmarks/rounds.py starts the contenders and lets them work one at a time.
+A contender is a process. It waits for a line on standard input, trains for one turn, prints what it measured as a line
+of JSON, and waits again. benchmarks/rounds.py starts the contenders and lets them work one at a time.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import numpy as np
 
 BATCH_SIZE = 100
 LATENT_DIM = 20
-# A turn is more than one epoch, because its first epoch is a special one: its data was prepared before the turn began,
-# and it finds the processor's caches filled by other processes.
+# A turn has more than one epoch, because its first epoch is special: the data was prepared before the turn began, and
+# other processes have filled the processor's caches.
 EPOCHS_PER_TURN = 3
 
 Item = TypeVar("Item")
@@ -37,24 +37,25 @@ def parse_arguments(description: str | None, *kinds: str) -> argparse.Namespace:
 class Turns:
     """The turns of a contender that trains. Creating the object waits for the first turn.
 
-    The contender calls `end_epoch` after every epoch. At the end of a turn, the call reports the turn and waits for the
-    next one.
+    The contender calls `end_epoch` after every epoch. At the end of a turn, the call prints what was measured, and
+    waits for the next turn.
     """
 
     def __init__(self) -> None:
         self._begin()
 
     def _begin(self) -> None:
+        """Waits for the next turn, and starts its clock."""
         wait_for_turn()
         self._epochs_done = 0
         self._started = time.perf_counter()
 
     def end_epoch(self, elbo: float) -> None:
-        """Counts an epoch, whose training images had this mean ELBO in nats."""
+        """Counts an epoch. `elbo` is the mean ELBO of its training images, in nats."""
         self._epochs_done += 1
         if self._epochs_done == EPOCHS_PER_TURN:
             seconds = time.perf_counter() - self._started
-            report(seconds=seconds / EPOCHS_PER_TURN, elbo=elbo)
+            print_measurement(seconds=seconds / EPOCHS_PER_TURN, elbo=elbo)
             self._begin()
 
 
@@ -65,17 +66,18 @@ def wait_for_turn() -> None:
         sys.exit()
 
 
-def report(seconds: float, **measured: float) -> None:
-    """Prints the report of a turn: seconds per epoch, the peak memory in bytes, and whatever else was measured."""
-    print(json.dumps({"seconds": seconds, "peak_memory": peak_memory(), **measured}), flush=True)
+def print_measurement(seconds: float, **others: float) -> None:
+    """Prints what was measured in a turn: seconds per epoch, the peak memory in bytes, and the other values."""
+    print(json.dumps({"seconds": seconds, "peak_memory": peak_memory(), **others}), flush=True)
 
 
 def peak_memory() -> int:
     """Returns the largest memory that this process has had, in bytes."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
-    # On Linux, getrusage would start from the peak of the parent process. This file has the process's own.
+        # On macOS, the unit is bytes.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # On Linux, getrusage would start from the peak of the parent process. This file has the process's own peak.
     for line in status.read_text().splitlines():
         if line.startswith("VmHWM:"):
             kibibytes = int(line.split()[1])
@@ -84,7 +86,7 @@ def peak_memory() -> int:
 
 
 def prepared_blocks(images: np.ndarray, steps: int, binarize: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields blocks of training data without end, and takes a new permutation of the images for each epoch.
+    """Yields blocks of training data without end, with a new permutation of the images for each epoch.
 
     A block is x, uint8 [steps, 100, ...], and noise ~ N(0, I), float32 [steps, 100, 20]. x holds the pixels, or draws
     from Binomial(1, pixel/255) if `binarize` is True. The number of images must be a multiple of 100 * steps.
@@ -96,7 +98,7 @@ def prepared_blocks(images: np.ndarray, steps: int, binarize: bool) -> Iterator[
             x = images[rows]
             if binarize:
                 # For u uniform on 0, ..., 254, P(u < pixel) = pixel/255.
-                u = rng.integers(0, 255, x.shape, np.uint8)
+                u = rng.integers(0, 255, size=x.shape, dtype=np.uint8)
                 x = (u < x).view(np.uint8)
             noise = rng.standard_normal((steps, BATCH_SIZE, LATENT_DIM), dtype=np.float32)
             yield x, noise
@@ -105,7 +107,7 @@ def prepared_blocks(images: np.ndarray, steps: int, binarize: bool) -> Iterator[
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:
     """Yields the items of an endless iterator; while the caller uses one, a thread prepares the next.
 
-    vae.prefetch does the same for this project. It is not used here, so that the peers have no part of this project.
+    vae.prefetch does the same for this project. It is not used here, so that the peers use no code of this project.
     """
     with ThreadPoolExecutor(1) as preparer:
         upcoming = preparer.submit(next, items)

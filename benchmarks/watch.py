@@ -1,10 +1,10 @@
 """Runs a command and measures it: python -m benchmarks.watch COMMAND ...
 
 The last line on standard error is JSON: the seconds that the command took, and the peak memory in bytes of its largest
-process. For the command, the environment variable STARTED has the time at which it was started.
+process. The command finds the time at which it was started in the environment variable STARTED.
 
-The peak memory of a process starts from that of its parent, so a large process cannot measure a small one. This one is
-small.
+The peak memory of a process starts from that of its parent, so a large process cannot measure a small one. This process
+is small.
 """
 
 import json
@@ -29,8 +29,9 @@ def peak_memory_of_children() -> int:
     """Returns the peak memory in bytes of the largest child process that has ended."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     if sys.platform == "darwin":
-        return peak  # macOS counts bytes
-    return peak * 1024  # Linux counts KiB
+        return peak
+    # The unit is bytes on macOS, and KiB on Linux.
+    return peak * 1024
 
 
 if __name__ == "__main__":

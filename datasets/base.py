@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SPLIT_SEED = 0  # for splits and crops that the publisher did not make; independent of --seed
-TIMEOUT = 30  # seconds without a byte before the next address is tried
-WRONG_FILE = "the server sent another file"
+# The seed of the splits and crops that the publisher did not make. It does not depend on --seed.
+SPLIT_SEED = 0
+# The number of seconds without any data after which the next address is tried.
+TIMEOUT = 30
+WRONG_FILE = "the server sent a different file"
 CACHED_ARRAYS = ("train_images", "test_images", "train_labels", "test_labels")
 
 
 class DataError(OSError):
-    """Data is missing, damaged or not the published data. The message names the file and says what to do."""
+    """Data is missing, damaged or not the published data. The message names the file."""
 
 
 class DownloadError(DataError):
-    """A file is missing, and no address gives it."""
+    """A file is missing and cannot be downloaded. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def sha256_of(path: Path) -> str:
 class RemoteFile(NamedTuple):
     """Describes a published file.
 
-    urls: the addresses, in the order in which they are tried.
+    urls: the addresses of the file, in the order in which they are tried.
     sha256: the published digest.
     unpacked_sha256: for a .gz file, the sha256 of the file in it, which is accepted as well. Empty for any other file.
-    digest: computes from a file on disk what is compared with `sha256`.
+    digest: computes the digest of a file on disk, which is compared with `sha256`.
     digest_name: what messages call this digest.
     """
 
@@ -87,12 +89,12 @@ class Source(NamedTuple):
 
 
 def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Source:
-    """Returns the Source of a published file in `folder`. Downloads the file if it is not there.
+    """Returns the Source of a published file in `folder`. Downloads the file if it is missing.
 
-    A .gz file may be there unpacked instead. A file that is there is never replaced.
+    The folder may hold a .gz file unpacked instead. An existing file is never replaced.
 
-    Raises DataError if the file there is not the published one and allow_unverified is false. Raises DownloadError if
-    no address gives the file.
+    Raises DataError if the existing file is not the published one and allow_unverified is false. Raises DownloadError
+    if the file is missing and cannot be downloaded from any of its addresses.
     """
     published = {folder / file.name: file.sha256}
     if file.unpacked_sha256:
@@ -113,30 +115,29 @@ def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Sou
     )
 
 
-def _source(path: Path, file: RemoteFile, published: str) -> Source:
+def _source(path: Path, file: RemoteFile, published_sha256: str) -> Source:
     """Returns the Source at `path`, which is verified if its digest is the published one."""
-    return Source(path, sha256_of(path), verified=file.digest(path) == published)
+    return Source(path, sha256_of(path), verified=file.digest(path) == published_sha256)
 
 
 def _download(file: RemoteFile, folder: Path) -> Source:
-    """Returns the Source of a file, downloaded from the first address that gives the published one."""
+    """Downloads a file from the first of its addresses that has the published one, and returns its Source."""
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in file.urls:
         print(f"downloading {url}", file=sys.stderr)
         try:
             return _download_from(url, file, folder)
-        except (OSError, ValueError) as error:  # the errors of requests are OSErrors, except for a malformed redirect
-            failures.append(f"  {url}: {_reason(error)}\n")
-    raise DownloadError(
-        f"cannot get {file.name}:\n{''.join(failures)}"
-        f"put the file into {folder.resolve()} by hand ({file.digest_name} is {file.sha256})"
-    )
+        except (OSError, ValueError) as error:
+            # The errors of requests are OSErrors, except that a malformed redirect raises a ValueError.
+            failures.append(f"\n  {url}: {_reason(error)}")
+    raise DownloadError(f"cannot get {file.name}:{''.join(failures)}")
 
 
 def _download_from(url: str, file: RemoteFile, folder: Path) -> Source:
-    """Returns the Source of a file, downloaded from this address. It gets its final name only after it is verified."""
-    import pooch  # imports requests: a third of a second, which a start from the cache does not need
+    """Downloads a file from one address and returns its Source. It gets its final name only after it is verified."""
+    # Imported here because it takes a third of a second, which a start from the cache does not need.
+    import pooch
 
     pooch.get_logger().setLevel("ERROR")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
@@ -171,12 +172,25 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
+def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
+    """Returns the end of an error message, which says what to put into `folder` if `files` cannot be downloaded."""
+    listed = "".join(f"\n  {file.name}  {file.sha256}" for file in files)
+    return f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}"
+
+
+def last_line(printed: str, default: str) -> str:
+    """Returns the last line that a program printed, or `default` if it printed nothing."""
+    lines = printed.strip().splitlines()
+    return lines[-1] if lines else default
+
+
 def place(path: Path, final: Path) -> Path:
     """Renames a finished temporary file to its final name, in one step, and returns that name.
 
-    Temporary files can be read by their owner alone. The final file has the permissions of any new file.
+    Only their owner can read temporary files. The final file has the permissions of any new file.
     """
-    umask = os.umask(0)  # the umask can only be read by setting it
+    # The umask can only be read by setting it.
+    umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)
     os.replace(path, final)
@@ -189,9 +203,9 @@ def cached(
     """Returns the Dataset that `path` (.npz) holds, or else decodes it and writes it there.
 
     decode() returns the Dataset and the Sources that it was read from. The cache records their sha256, and whether all
-    of them were verified. Verified data is returned without a look at its sources, which may be gone. Unverified data
-    is returned only with allow_unverified, and is decoded again if a source has changed. A cache that cannot be read is
-    replaced, and one that cannot be written is reported on stderr.
+    of them were verified. Verified data is returned without checking its sources, which may have been deleted.
+    Unverified data is returned only with allow_unverified, and is decoded again if a source has changed. A cache that
+    cannot be read is replaced, and one that cannot be written is reported on stderr.
     """
     dataset = _read_cache(name, path, allow_unverified)
     if dataset is None:
@@ -205,17 +219,19 @@ def _read_cache(name: str, path: Path, allow_unverified: bool) -> Dataset | None
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            header = json.loads(str(content["header"]))
+            # The header is called "facts" in the file so that the caches of earlier versions can be read.
+            header = json.loads(str(content["facts"]))
             if not _may_be_used(header, allow_unverified):
                 return None
             arrays = {array: content[array] for array in CACHED_ARRAYS if array in header["arrays"]}
             return Dataset(name, **arrays, verified=header["verified"])
-    except Exception:  # the readers of NumPy and zipfile raise errors of many kinds on a damaged file
+    except Exception:
+        # NumPy and zipfile raise errors of many kinds when they read a damaged file.
         return None
 
 
 def _may_be_used(header: dict[str, Any], allow_unverified: bool) -> bool:
-    """Returns whether a cache is verified, or else allowed, with sources that have not changed."""
+    """Returns whether a cache is verified, or is allowed to be unverified and its sources have not changed."""
     if header["verified"]:
         return True
     return allow_unverified and not _have_changed(header["sources"])
@@ -238,7 +254,7 @@ def _write_cache(dataset: Dataset, sources: Iterable[Source], path: Path) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:
             written = Path(scratch, path.name)
-            np.savez(written, header=json.dumps(header), **arrays)
+            np.savez(written, facts=json.dumps(header), **arrays)
             place(written, path)
     except OSError as error:
         print(f"no cache of the decoded data: {error}", file=sys.stderr)

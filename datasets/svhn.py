@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataError, Dataset, RemoteFile, Source, cached, fetch
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, fetch, how_to_provide
 from datasets.matlab import read_mat_file
 
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/", "https://ufldl.stanford.edu/housenumbers/")
 
 
 def _mat(name: str, sha256: str) -> RemoteFile:
-    """Returns the published file with this name."""
-    return RemoteFile(name, tuple(f"{mirror}{name}" for mirror in MIRRORS), sha256)
+    """Returns the description of the published file with this name."""
+    urls = tuple(f"{mirror}{name}" for mirror in MIRRORS)
+    return RemoteFile(name, urls, sha256=sha256)
 
 
 TRAIN = _mat("train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8")
@@ -30,12 +31,28 @@ def load(data_dir: Path, allow_unverified: bool) -> Dataset:
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
     """Returns the Dataset and the Sources that it was read from."""
-    train = fetch(TRAIN, folder, allow_unverified)
-    test = fetch(TEST, folder, allow_unverified)
+    train, test = _fetch(folder, allow_unverified)
     train_images, train_labels = read_mat(train.path)
     test_images, test_labels = read_mat(test.path)
-    verified = train.verified and test.verified
-    return Dataset("svhn", train_images, test_images, train_labels, test_labels, verified), [train, test]
+    dataset = Dataset(
+        "svhn",
+        train_images=train_images,
+        test_images=test_images,
+        train_labels=train_labels,
+        test_labels=test_labels,
+        verified=train.verified and test.verified,
+    )
+    return dataset, [train, test]
+
+
+def _fetch(folder: Path, allow_unverified: bool) -> tuple[Source, Source]:
+    """Returns the Sources of the training file and the test file. The error for a missing file names both files."""
+    try:
+        train = fetch(TRAIN, folder, allow_unverified)
+        test = fetch(TEST, folder, allow_unverified)
+    except DownloadError as error:
+        raise DownloadError(f"{error}\n{how_to_provide((TRAIN, TEST), folder)}") from None
+    return train, test
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

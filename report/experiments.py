@@ -31,12 +31,12 @@ LOGIT = "flat_cont_logit"
 
 
 def two_latents(dataset: str, vae_type: str) -> Config:
-    """Returns a model with a plane as its latent space, for tasks where the report gives no number of epochs."""
+    """Returns the Config of a model with two latents. It has 100 epochs, because the report gives no number."""
     return Config(dataset, vae_type, latent_dim=2, num_epochs=100)
 
 
 def wide(dataset: str = "mnist", vae_type: str = "flat_binarized", latent_dim: int = 20, seed: int = 0) -> Config:
-    """Returns a model with the 500 neurons and 200 epochs of the report's figures 2b, 4 and 6."""
+    """Returns the Config of a model with the 500 neurons and 200 epochs of the report's figures 2b, 4 and 6."""
     return Config(dataset, vae_type, latent_dim, num_epochs=200, hidden_size=500, seed=seed)
 
 

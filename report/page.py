@@ -13,6 +13,7 @@ from pathlib import Path
 from config import Config
 from report import results
 from report.experiments import EXPERIMENTS
+from report.markdown import format_table
 from report.results import Measure, Metrics
 from vae import files, runs
 
@@ -189,12 +190,6 @@ def make_cells(text: ResultText) -> list[str]:
     """Returns a run's cells in a table, in the order of COLUMNS. They are empty where the page's text has NOT_RUN."""
     cells = [getattr(text, attribute) for attribute in COLUMNS.values()]
     return ["" if cell == NOT_RUN else cell for cell in cells]
-
-
-def format_table(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def replace_missing_picture(match: re.Match[str]) -> str:

@@ -156,38 +156,49 @@ def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
     return values, running_shares
 
 
-def is_evaluated(run: Path, num_samples: int) -> bool:
+def is_evaluated(run_folder: Path, num_samples: int) -> bool:
     """Returns whether a run's metrics are those of its newest checkpoint, with num_samples or more per image.
 
     Damaged metrics do not count, so that evaluate.py replaces them.
     """
     try:
-        metrics = read_metrics(run)
+        metrics = read_metrics(run_folder)
     except runs.RunError:
         return False
     if metrics is None:
         return False
-    return metrics.epoch == runs.saved_epoch(run) and metrics.num_samples >= num_samples
+    return metrics.epoch == runs.saved_epoch(run_folder) and metrics.num_samples >= num_samples
 
 
-def publish(run: Path, pictures: Path) -> bool:
+def publish(run_folder: Path, pictures: Path) -> bool:
     """Copies the small files of an evaluated run, and its pictures, into docs/; returns whether it did.
 
     A better result of the same run that is already there is kept instead, and the user is told.
     """
-    published = RESULTS / run.name
-    new = read(run)
-    if published.is_dir():
-        old = read(published)
-        if old.quality > new.quality:
-            print(f"{published} ({old.quality}) and its figures are kept, because {run} ({new.quality}) is not as good")
-            return False
+    published = RESULTS / run_folder.name
+    new = read(run_folder)
+    old_quality = published_quality(published)
+    if old_quality is not None and old_quality > new.quality:
+        print(
+            f"{published} ({old_quality}) and its figures are kept, because {run_folder} ({new.quality}) is not as good"
+        )
+        return False
     for name in ("config.json", "metrics.json"):
-        copy(run / name, published / name)
+        copy(run_folder / name, published / name)
     for picture in sorted(pictures.glob("[!.]*")):
-        copy(picture, FIGURES / run.name / picture.name)
-    copy_history(run, published, num_epochs=new.quality.num_epochs)
+        copy(picture, FIGURES / run_folder.name / picture.name)
+    copy_history(run_folder, published, num_epochs=new.quality.num_epochs)
     return True
+
+
+def published_quality(folder: Path) -> Quality | None:
+    """Returns the quality of a published result; None if there is none that can be read, after a kill for example."""
+    if not folder.is_dir():
+        return None
+    try:
+        return read(folder).quality
+    except runs.RunError:
+        return None
 
 
 def copy(source: Path, destination: Path) -> None:
@@ -196,9 +207,9 @@ def copy(source: Path, destination: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def copy_history(run: Path, published: Path, num_epochs: int) -> None:
+def copy_history(run_folder: Path, published: Path, num_epochs: int) -> None:
     """Copies history.csv up to num_epochs, at which the model was evaluated. Training may have gone on since."""
-    lines = (run / "history.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (run_folder / "history.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     header_and_rows = lines[: 1 + num_epochs]
     with files.replacing(published / "history.csv") as temporary:
         temporary.write_text("".join(header_and_rows), encoding="utf-8", newline="")

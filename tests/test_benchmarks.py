@@ -1,6 +1,7 @@
 """Tests of benchmarks/: everything that runs without the peers' libraries, and README's table."""
 
 import ast
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare, rounds
-from benchmarks.markdown import markdown_table
+from benchmarks import compare, rounds, run, turns
 from benchmarks.rounds import Contender
+from report.markdown import format_table
 
 ROOT = Path(__file__).parents[1]
 PEERS = {"jax_scan": {"jax", "optax"}, "keras_fit": {"keras", "tensorflow"}, "pytorch": {"torch"}}
@@ -29,39 +30,56 @@ def contender(table, name):
 
 def test_this_project_and_the_limit_take_turns(one_round, capfd):
     images = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), dtype=np.uint8)
-    # benchmarks.turns does nothing when it is run, and so ends before it has reported a turn.
+    # benchmarks.turns does nothing when it is started as a program. So it ends before it prints a measurement.
     broken = Contender("a peer whose library is missing", "benchmarks.turns", "flat")
     contenders = [contender(compare.FLAT, compare.LIMIT), broken, contender(compare.FLAT, compare.OURS)]
-    reports = rounds.run_rounds(contenders, images, ["--hidden_size", "8"])
+    measurements = rounds.run_rounds(contenders, images, ["--hidden_size", "8"])
     assert "a peer whose library is missing ended early" in capfd.readouterr().err
-    assert list(reports) == [compare.LIMIT, compare.OURS]
-    (limit,) = reports[compare.LIMIT]
-    (ours,) = reports[compare.OURS]
+    assert list(measurements) == [compare.LIMIT, compare.OURS]
+    (limit,) = measurements[compare.LIMIT]
+    (ours,) = measurements[compare.OURS]
     other_parts = limit["Adam"] + limit["loss"]
     assert limit["seconds"] == pytest.approx(min(limit[n] for n in ("NumPy", "TensorFlow", "XLA")) + other_parts)
     assert limit["seconds_one_by_one"] == pytest.approx(min(limit["NumPy"], limit["TensorFlow"]) + other_parts)
-    assert -600 < ours["elbo"] < -400  # 784 fair coins have -543 nats
+    # 784 fair coins have -543 nats.
+    assert -600 < ours["elbo"] < -400
     assert ours["seconds"] > 0
-    assert f"| this project | {ours['seconds']:.3f} | 1.00 |" in compare.make_table(reports)
+    assert f"| this project | {ours['seconds']:.3f} | 1.00 |" in compare.make_table(measurements)
 
 
 def test_the_error_output_of_a_contender_that_fails_is_shown(one_round, capfd):
     images = np.zeros((100, 28, 28, 1), np.uint8)
     contenders = [contender(compare.FLAT, compare.OURS), Contender("a missing peer", "benchmarks.peers.missing", "fit")]
-    reports = rounds.run_rounds(contenders, images, ["--hidden_size", "8"])
+    measurements = rounds.run_rounds(contenders, images, ["--hidden_size", "8"])
     assert "No module named benchmarks.peers.missing" in capfd.readouterr().err
-    assert list(reports) == [compare.OURS]
+    assert list(measurements) == [compare.OURS]
+
+
+@pytest.mark.parametrize("name", [compare.LIMIT, compare.OURS])
+def test_a_comparison_without_the_limit_or_this_project_ends_in_a_clear_error(name, monkeypatch):
+    measured = {compare.LIMIT: [{"seconds": 1.0}], compare.OURS: [{"seconds": 2.0}]}
+    del measured[name]
+    monkeypatch.setattr(compare, "run_rounds", lambda contenders, images, options: measured)
+    # An OSError, as this is, ends a script with its message and without a traceback.
+    with pytest.raises(ChildProcessError, match=f"{name} could not be measured"):
+        compare.flat_section(np.zeros((100, 28, 28, 1), np.uint8), hidden_size=8)
+
+
+def test_rounds_go_on_until_no_contender_is_left(one_round, capfd):
+    broken = Contender("a broken peer", "benchmarks.turns", "flat")
+    assert rounds.run_rounds([broken], np.zeros((100, 28, 28, 1), np.uint8)) == {}
+    assert "a broken peer ended early" in capfd.readouterr().err
 
 
 def test_the_limit_of_conv3_counts_every_multiply_and_add(one_round):
     """By hand: kernel area times maps in and out times positions for each layer, three times for all but the first."""
     images = np.zeros((100, 32, 32, 3), np.uint8)
-    reports = rounds.run_rounds([contender(compare.CONV3, compare.LIMIT)], images)
-    (report,) = reports[compare.LIMIT]
+    measurements = rounds.run_rounds([contender(compare.CONV3, compare.LIMIT)], images)
+    (limit,) = measurements[compare.LIMIT]
     first = 9 * 3 * 32 * 32**2
     others = 49 * 32 * 64 * 16**2 + 25 * 64 * 128 * 8**2 + 2048 * 40 + 20 * 2048
     others += 25 * 128 * 64 * 4**2 + 49 * 64 * 32 * 8**2 + 9 * 32 * 3 * 16**2
-    assert report["seconds"] * report["rate"] == pytest.approx(2 * 100 * (2 * first + 3 * others))
+    assert limit["seconds"] * limit["rate"] == pytest.approx(2 * 100 * (2 * first + 3 * others))
 
 
 def test_numbers_of_a_comparison_are_medians_of_the_rounds():
@@ -76,8 +94,45 @@ def test_numbers_of_a_comparison_are_medians_of_the_rounds():
     ]
 
 
-def test_markdown_table():
-    assert markdown_table(["a", "b"], [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+def test_a_table_in_markdown():
+    assert format_table(["a", "b"], [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_each_contender_begins_a_round_in_its_turn(monkeypatch):
+    contenders = [Contender(name, "module", "kind") for name in "abc"]
+    workers = [rounds.Worker(contender.name, None, None) for contender in contenders]
+    order = []
+
+    def give_turn(worker):
+        order.append(worker.name)
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(rounds, "start_all", lambda *args: contextlib.nullcontext(workers))
+    monkeypatch.setattr(rounds, "give_turn", give_turn)
+    monkeypatch.setattr(rounds, "PAUSE", 0)
+    monkeypatch.setattr(rounds, "WARM_UPS", 1)
+    monkeypatch.setattr(rounds, "ROUNDS", 3)
+    measurements = rounds.run_rounds(contenders, images=None)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert [len(measured) for measured in measurements.values()] == [3, 3, 3]
+
+
+def test_the_part_of_the_page_that_is_written_by_hand_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "RESULTS.md")
+    run.RESULTS.write_text("old numbers\n\n## Tried\n\n- something ×\n", encoding="utf-8")
+    run.write_page(["first", "second"], run.read_notes())
+    assert run.RESULTS.read_text(encoding="utf-8") == "first\n\nsecond\n\n## Tried\n\n- something ×\n"
+    assert list(tmp_path.iterdir()) == [run.RESULTS]
+
+
+def test_the_page_explains_its_numbers_as_the_next_one_will():
+    _, _, explanation = run.INTRODUCTION.partition("{machine}")
+    text = explanation.format(
+        epochs_per_turn=turns.EPOCHS_PER_TURN,
+        warm_ups=rounds.WARM_UPS,
+        rounds=rounds.ROUNDS,
+    )
+    assert text in run.RESULTS.read_text(encoding="utf-8")
 
 
 def imported_modules(path):

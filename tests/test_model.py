@@ -149,3 +149,16 @@ def test_images_returns_pictures(leading_shape):
     assert images.shape == (*leading_shape, 8, 8, 3)
     assert images.min() >= 0
     assert images.max() <= 1
+
+
+def test_images_that_were_not_prepared_are_refused_with_the_way_to_prepare_them():
+    vae = create("bernoulli")
+    with pytest.raises(ValueError, match=r"\[n, 12\], got shape \(5, 4, 3, 1\): evaluation\.prepare_test") as error:
+        vae.encode(np.zeros((5, 4, 3, 1), np.uint8))
+    assert "\n" not in str(error.value)
+
+
+def test_a_z_of_the_wrong_width_is_refused():
+    vae = create("bernoulli")
+    with pytest.raises(ValueError, match="z has 3 latents, but the model has 2"):
+        vae.images(np.zeros((5, 3), np.float32))

@@ -1,6 +1,7 @@
 """Tests of a run's folder: what is saved is restored whole, damage is found, and no earlier model is lost."""
 
 import dataclasses
+import json
 import math
 import shutil
 
@@ -45,7 +46,7 @@ def save(folder, epoch, seed=0, data_verified=True):
     """Saves a model that was trained to `epoch` in one session."""
     with runs.training_run(folder) as run:
         run.history = history_up_to(epoch)
-        run.save(state_at(epoch, seed), CONFIG, SHAPE, data_verified=data_verified)
+        run.save(state_at(epoch, seed), CONFIG, data_verified=data_verified)
 
 
 def overwrite(folder, epoch, seed=0):
@@ -53,7 +54,7 @@ def overwrite(folder, epoch, seed=0):
     with runs.training_run(folder) as run:
         run.move_to_replaced()
         run.history = history_up_to(epoch)
-        run.save(state_at(epoch, seed), CONFIG, SHAPE, data_verified=True)
+        run.save(state_at(epoch, seed), CONFIG, data_verified=True)
 
 
 def contents(folder):
@@ -88,7 +89,7 @@ def test_a_history_is_read_back_exactly(folder):
     rows = [row_of(1)._replace(train_elbo=1 / 3, test_elbo=-1e-17)]
     with runs.training_run(folder) as run:
         run.history = rows
-        run.save(state_at(1), CONFIG, SHAPE, data_verified=True)
+        run.save(state_at(1), CONFIG, data_verified=True)
     assert runs.read_history(folder) == rows
 
 
@@ -111,7 +112,7 @@ def test_a_save_is_due_after_some_epochs_or_seconds(folder, monkeypatch):
         now = 60.0
         assert run.is_save_due(1)
         run.history = [row_of(1)]
-        run.save(state_at(1), CONFIG, SHAPE, data_verified=True)
+        run.save(state_at(1), CONFIG, data_verified=True)
         assert not run.is_save_due(10) and run.is_save_due(11)
 
 
@@ -146,7 +147,7 @@ def test_unverified_data_is_remembered_when_training_continues_with_verified_dat
     with runs.training_run(folder) as run:
         run.restore(state_at(0), CONFIG)
         run.history.append(row_of(2))
-        run.save(state_at(2), CONFIG, SHAPE, data_verified=True)
+        run.save(state_at(2), CONFIG, data_verified=True)
     assert runs.read_config(folder).data_verified is False
 
 
@@ -324,13 +325,29 @@ def test_a_damaged_history_is_refused_by_name(folder, content):
         run.restore(state_at(0), CONFIG)
 
 
-@pytest.mark.parametrize("line", ["", "4", "4,1,2,3,4", "4,1,2,3,4,5,6", "x,1,2,3,4,5", "4,x,2,3,4,5"])
+@pytest.mark.parametrize("line", ["4", "4,1,2,3,4", "4,1,2,3,4,5,6", "x,1,2,3,4,5", "4,x,2,3,4,5"])
 def test_a_damaged_line_of_a_history_is_refused_by_name(folder, line):
     save(folder, 3)
     with (folder / "history.csv").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(runs.RunError, match=r"history\.csv cannot be read"):
         runs.read_history(folder)
+
+
+def test_an_empty_line_of_a_history_is_skipped(folder):
+    save(folder, 3)
+    with (folder / "history.csv").open("a") as file:
+        file.write("\n")
+    assert [row.epoch for row in runs.read_history(folder)] == [1, 2, 3]
+
+
+def test_a_config_without_versions_is_read(folder):
+    """They are for the reader of the file. No number depends on them."""
+    save(folder, 3)
+    content = json.loads((folder / "config.json").read_text())
+    del content["versions"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert runs.read_config(folder).versions == {} and runs.restore(folder).epoch == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", None])
@@ -471,7 +488,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
     with runs.training_run(elsewhere) as run:
         run.history = [row_of(1)]
         state = training.create_state(runs.build(wider, SHAPE), learning_rate=1e-3)
-        run.save(state, wider, SHAPE, data_verified=True)
+        run.save(state, wider, data_verified=True)
     shutil.copy(elsewhere / "config.json", folder / "config.json")
     with pytest.raises(runs.RunError, match="cannot be read"):
         runs.restore(folder)

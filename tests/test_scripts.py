@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from conftest import NO_FILES, saved
 from PIL import Image
+from scipy.io import savemat
 
 import cli
 import config
+import datasets
+import train
 from datasets import frey_faces
-from vae import likelihoods, runs, training
+from vae import files, likelihoods, runs, training
 
 ROOT = Path(config.__file__).parent
 
@@ -42,8 +45,7 @@ GRIDS = {
 # After one epoch these may be one plain colour. The other pictures show data.
 DECODED_ONLY = ("generated.png", "interpolations.png", "latent_manifold_2d.png")
 
-# The flags of a small run, with 20 latents and with 2. plots_latent_space_2d.py, which has no --latent_dim, takes the
-# former for a run of the latter.
+# The flags of a small run, with 20 latents and with 2.
 DIGITS_20 = ("--dataset", "digits", "--hidden_size", "16")
 DIGITS = (*DIGITS_20, "--latent_dim", "2")
 
@@ -142,16 +144,21 @@ def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, w
 # ---- The README ----------------------------------------------------------------------------------------------------
 
 
-def readme_blocks(languages):
-    """Returns the README's blocks of code in these languages."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def without_test_elbos(listing):
+    """Returns the text of --list without the test ELBOs, which depend on the machine in the last digit."""
+    return re.sub(r", test ELBO \S+ nats", "", listing)
+
+
+def blocks_of_pages(languages):
+    """Returns the blocks of code in these languages, of the README and of docs/usage.md."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/usage.md"))
     return re.findall(rf"```(?:{languages})\n(.*?)```", text, re.DOTALL)
 
 
-def readme_commands():
-    """Returns the name of the script and the arguments, for each command of the README that runs one."""
+def commands_of_pages():
+    """Returns the name of the script and the arguments, for each command of the pages that runs one."""
     commands = []
-    for line in "".join(readme_blocks("bash|sh")).splitlines():
+    for line in "".join(blocks_of_pages("bash|sh")).splitlines():
         if re.match(r"python \w+\.py", line):
             _, script, *argv = shlex.split(line, comments=True)
             commands.append((script.removesuffix(".py"), argv))
@@ -166,10 +173,10 @@ def parse(script, argv):
     return cli.parse_args(argv, "", flags)
 
 
-def test_the_commands_of_the_readme_run(workspace, tmp_path, monkeypatch):
+def test_the_commands_of_the_pages_run(workspace, tmp_path, monkeypatch):
     """They run with one epoch and small data. A model that a command draws and that is not there is trained first."""
     monkeypatch.chdir(tmp_path)  # reproduce.py writes docs/ and RESULTS.md
-    commands = readme_commands()
+    commands = commands_of_pages()
     assert {script for script, _ in commands} >= {"train", *DRAWN_FILES}
     short = ["--num_epochs", "1", "--allow_unverified"]
     for script, argv in commands:
@@ -180,24 +187,41 @@ def test_the_commands_of_the_readme_run(workspace, tmp_path, monkeypatch):
             continue
 
         args = parse(script, argv)
+        if args.list:
+            assert workspace.run(script, *argv) == 0
+            continue
         is_trained = (workspace.checkpoints / args.config.run_name).exists()
         more = list(short)
         if script == "evaluate":
             more += ["--num_samples", "3"]
         if script == "train" and is_trained and not args.restore:
             more.append("--overwrite")
-        if script != "train" and not is_trained and not args.list:
+        if script != "train" and not is_trained:
             assert workspace.run("train", *args.config.arguments(), *short) == 0
         assert workspace.run(script, *argv, *more) == 0, (script, argv)
 
 
-def test_the_notebook_of_the_readme_runs(workspace):
-    """A run of one epoch takes the place of the default one."""
-    (block,) = readme_blocks("python")
+def test_the_notebook_of_the_pages_runs(workspace):
+    """A run of one epoch takes the place of the default one, and small data that of MNIST."""
+    (block,) = [block for block in blocks_of_pages("python") if "model.images" in block]
     workspace.train("--allow_unverified", "--num_epochs", "1")
+    block = block.replace("checkpoints/mnist", f"{workspace.checkpoints}/mnist")
+    block = block.replace('load("mnist")', f'load("mnist", {str(workspace.data_dir)!r}, allow_unverified=True)')
     variables = {}
-    exec(block.replace("checkpoints/mnist", f"{workspace.checkpoints}/mnist"), variables)
-    assert variables["images"].shape == (16, 28, 28, 1) and variables["posterior"].mean.shape == (1, 20)
+    exec(block, variables)
+    assert variables["z"].shape == (100, 20) and variables["images"].shape == (1, 28, 28, 1)
+
+
+def test_the_part_of_svhn_that_the_pages_make_by_hand_is_loaded(tmp_path, monkeypatch):
+    (block,) = [block for block in blocks_of_pages("python") if "savemat" in block]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "svhn").mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 8005), dtype=np.uint8)
+    savemat("test_32x32.mat", {"X": images, "y": np.full((8005, 1), 10, np.uint8)})
+    exec(block, {})
+    data = datasets.load("svhn", "data", allow_unverified=True)
+    assert data.train_images.shape == (8000, 32, 32, 3) and data.test_images.shape == (5, 32, 32, 3)
+    assert np.array_equal(data.test_images[2], images[..., 8002]) and not data.test_labels.any()
 
 
 # ---- Training ------------------------------------------------------------------------------------------------------
@@ -264,7 +288,8 @@ def test_weights_that_only_the_last_step_ruined_are_not_saved(workspace):
     assert runs.trained(workspace.checkpoints) == []
 
 
-def test_the_learning_curves_are_drawn_with_each_save(workspace, monkeypatch):
+def curves_after_each_epoch(workspace, monkeypatch, num_epochs):
+    """Trains with a save after each epoch; returns the bytes of the learning curves at the end of each epoch."""
     name = config.Config(dataset="digits", latent_dim=2, hidden_size=16).run_name
     path = workspace.pictures / name / "learning_curves.png"
     pictures = {}
@@ -279,9 +304,74 @@ def test_the_learning_curves_are_drawn_with_each_save(workspace, monkeypatch):
 
     monkeypatch.setattr(runs, "SAVE_EPOCHS", 1)
     monkeypatch.setattr(training, "fit", watched_fit)
-    workspace.train(*DIGITS, "--num_epochs", "3")
+    workspace.train(*DIGITS, "--num_epochs", str(num_epochs))
+    pictures[num_epochs] = path.read_bytes()
+    return pictures
+
+
+def test_the_learning_curves_are_drawn_with_each_save(workspace, monkeypatch):
+    monkeypatch.setattr(train, "DRAWING_SECONDS", 0)
+    pictures = curves_after_each_epoch(workspace, monkeypatch, num_epochs=3)
     assert list(pictures) == [1, 2, 3]
     assert len(set(pictures.values())) == 3
+
+
+def test_saves_in_quick_succession_do_not_all_draw_the_learning_curves(workspace, monkeypatch):
+    pictures = curves_after_each_epoch(workspace, monkeypatch, num_epochs=4)
+    assert pictures[1] == pictures[2] == pictures[3] != pictures[4]
+
+
+def test_a_picture_that_cannot_be_written_does_not_stop_training(workspace, monkeypatch, capsys):
+    def refuse(figure, path):
+        raise OSError(f"could not write {path}: Permission denied")
+
+    monkeypatch.setattr(runs, "SAVE_EPOCHS", 1)
+    monkeypatch.setattr(files, "save_figure", refuse)
+    assert workspace.run("train", *DIGITS, "--num_epochs", "3") == 1
+    (folder,) = runs.trained(workspace.checkpoints)
+    assert runs.saved_epoch(folder) == 3
+    message = capsys.readouterr().err
+    assert "training goes on without a picture" in message and "error: could not write" in message
+
+
+def test_a_run_that_ends_between_tests_keeps_its_last_test_elbo_until_it_continues(workspace, capsys, tmp_path):
+    """The ELBO is measured after every tenth epoch, and at the end. Continued, the run is the uninterrupted one."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "11")
+    printed = re.search(r"epoch 11: test ELBO (\S+) nats", capsys.readouterr().out)[1]
+    assert f"{runs.read_history(folder)[-1].test_elbo:.2f}" == printed
+    assert workspace.run("train", *DIGITS, "--num_epochs", "11", "--restore") == 0
+    assert f"its test ELBO was {printed} nats at epoch 11" in capsys.readouterr().out
+    assert workspace.run("train", "--list") == 0
+    assert f"(epoch 11, test ELBO {printed} nats)" in capsys.readouterr().out
+
+    workspace.train(*DIGITS, "--num_epochs", "12", "--restore")
+    uninterrupted = Workspace(tmp_path / "uninterrupted", workspace.data_dir).train(*DIGITS, "--num_epochs", "12")
+    assert saved(folder) == saved(uninterrupted)
+
+
+def test_the_list_marks_unverified_data(workspace, capsys):
+    workspace.train("--dataset", "svhn", "--hidden_size", "8", "--num_epochs", "1", "--allow_unverified")
+    assert workspace.run("train", "--list") == 0
+    assert re.search(
+        r"svhn_flat_binarized\S+  \(epoch 1, test ELBO \S+ nats, unverified data\)", capsys.readouterr().out
+    )
+
+
+def test_plots_latent_space_2d_takes_two_latents_only(workspace, capsys):
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    assert workspace.run("plots_latent_space_2d", *DIGITS) == 0
+    assert workspace.run("plots_latent_space_2d", *DIGITS_20, "--latent_dim", "3") == 2
+    assert "--latent_dim: this script takes 2 only, got 3" in capsys.readouterr().err
+
+
+def test_a_script_without_its_packages_says_what_to_do():
+    """-S and -I leave out the installed packages."""
+    script = str(ROOT / "train.py")
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = [{script!r}]; "
+    code += f"runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "No module named" in done.stderr and ". .venv/bin/activate" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -324,7 +414,7 @@ def test_overwrite_moves_the_earlier_run_to_replaced(workspace, capsys):
     assert [runs.restore(path).epoch for path in (*replaced_runs, folder)] == [3, 1, 2]
 
     assert workspace.run("train", "--list") == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert without_test_elbos(capsys.readouterr().out).splitlines() == [
         f"trained runs in {workspace.checkpoints}",
         f"  {folder.name}  (epoch 2)",
         f"replaced runs in {replaced}",
@@ -504,7 +594,7 @@ def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):
     argv = ["--dataset", "digits", "--latent_dim", "1"]
     for script in ("train", "make_pictures", "plot_singular_values"):
         assert workspace.run(script, *argv, "--num_epochs", "1") == 0
-    assert workspace.run("plots_latent_space", *argv) == 1
+    assert workspace.run("plots_latent_space", *argv) == 2
     assert "one latent has no second principal component" in capsys.readouterr().err
 
 
@@ -512,7 +602,7 @@ def test_a_script_that_finds_no_model_lists_the_runs_and_says_how_to_train_it(wo
     workspace.train(*DIGITS, "--num_epochs", "1")
     assert workspace.run("make_pictures", "--dataset", "digits", "--seed", "3") == 1
     message = capsys.readouterr().err
-    assert "digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)" in message
+    assert "digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)" in without_test_elbos(message)
     assert "python train.py --dataset digits --seed 3 " in message
 
 
@@ -521,7 +611,7 @@ def test_list_shows_the_trained_runs(script, workspace, capsys):
     workspace.train(*DIGITS, "--num_epochs", "1")
     capsys.readouterr()
     assert workspace.run(script, "--list") == 0
-    assert capsys.readouterr().out.splitlines() == [
+    assert without_test_elbos(capsys.readouterr().out).splitlines() == [
         f"trained runs in {workspace.checkpoints}",
         "  digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)",
     ]

@@ -29,7 +29,7 @@ class RunError(OSError):
 
 
 def epochs(folder: str | os.PathLike) -> list[int]:
-    """Returns the epochs that `folder` has a checkpoint of, in rising order.
+    """Returns the epochs for which `folder` has a checkpoint, in rising order.
 
     They are found by the names of the files alone, so that no other file can disagree. Only an index and its data file
     together count: a kill while a checkpoint is put in place leaves a data file alone, which is ignored.
@@ -40,7 +40,7 @@ def epochs(folder: str | os.PathLike) -> list[int]:
     names = {path.name for path in folder.iterdir()}
     found = []
     for name in names:
-        match = re.fullmatch(r"epoch-(\d+)\.index", name)
+        match = re.fullmatch(rf"epoch-(\d+){re.escape(INDEX_SUFFIX)}", name)
         if match and f"epoch-{match[1]}{DATA_SUFFIX}" in names:
             found.append(int(match[1]))
     return sorted(found)
@@ -66,7 +66,8 @@ def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> 
     temporary = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
     try:
         state.write(str(checkpoint_path(temporary, epoch)))
-        for path in sorted(temporary.iterdir()):  # ".data" sorts before ".index"
+        # ".data" sorts before ".index".
+        for path in sorted(temporary.iterdir()):
             os.replace(path, Path(folder, path.name))
     except tf.errors.OpError as error:
         raise RunError(f"could not write a checkpoint into {folder}: {error.message}") from None
@@ -107,7 +108,7 @@ def restore(state: tf.train.Checkpoint, folder: str | os.PathLike, partial: bool
 def read(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int, partial: bool) -> None:
     """Fills `state` from one checkpoint. See restore."""
     with tempfile.TemporaryDirectory() as scratch:
-        # TensorFlow's reader takes the path for a glob pattern, and would not find a folder called runs[1]. A link with
+        # TensorFlow's reader treats the path as a glob pattern, and would not find a folder called runs[1]. A link with
         # a plain name leads there.
         link = Path(scratch, "run")
         link.symlink_to(Path(folder).resolve(), target_is_directory=True)

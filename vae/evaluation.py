@@ -41,8 +41,8 @@ def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
         log_likelihoods = []
         kls = []
         for first in range(0, len(x), chunk_size):
-            # All chunks have one shape, so that one compilation serves them all. The last one begins earlier for that,
-            # and the results that it repeats are dropped.
+            # All chunks have the same shape, so the function is compiled once. The last chunk starts earlier to fill
+            # that shape, and the repeated results are dropped.
             start = min(first, len(x) - chunk_size)
             num_repeated = first - start
             elbo = compiled_elbo(x[start : start + chunk_size], noise[start : start + chunk_size])

@@ -1,11 +1,15 @@
-"""Replacing a file in one step, so that readers, kills and full disks never meet a half-written one."""
+"""Replaces files in one step, so that no reader sees a half-written file, even after a kill or on a full disk."""
+
+from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        # An error of open() names its file. An error of write() has a number only, and the user needs the name.
+        # Errors from open() name the file. Errors from write() do not, and the user needs the name.
         is_error_of_write = error.filename is None and error.errno is not None
         if not is_error_of_write:
             raise

@@ -41,13 +41,13 @@ def log_weights(
     order of the samples, so that neither the other images nor max_rows change its weights.
     """
     num_rows = min(max_rows, num_samples)
-    compute = compile_log_weights(model, num_samples, num_rows)
-    draws = prefetch(draw_noise(model.latent_dim, len(x), num_samples, num_rows))
+    compute_log_weights = compile_log_weights(model, num_samples, num_rows)
+    draws = prefetch(draw_noise(model.latent_dim, len(x), num_samples=num_samples, num_rows=num_rows))
     for image, mean, log_std in zip(x, posterior.mean, posterior.log_std, strict=True):
         weights = []
         for _ in range(0, num_samples, num_rows):
             noise, part = next(draws)
-            weights.append(compute(image, mean, log_std, noise, part).numpy())
+            weights.append(compute_log_weights(image, mean, log_std, noise, part).numpy())
         yield np.concatenate(weights, axis=1)[:, :num_samples]
 
 
@@ -79,7 +79,9 @@ def compile_log_weights(model: VAE, num_samples: int, num_rows: int) -> Callable
     log_shares = np.log(counts / num_samples).astype(np.float32)
 
     @tf.function(jit_compile=model.jit_compile, autograph=False)
-    def compute(image: tf.Tensor, mean: tf.Tensor, log_std: tf.Tensor, noise: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    def compute_log_weights(
+        image: tf.Tensor, mean: tf.Tensor, log_std: tf.Tensor, noise: tf.Tensor, part: tf.Tensor
+    ) -> tf.Tensor:
         # log std_s = log std + log spread_s, but at most max(log std, 0)                                       [S, L]
         log_stds = tf.minimum(log_std + log_spreads, tf.maximum(log_std, 0.0))
         # z_k = mean + std_part(k) noise_k                                                               [num_rows, L]
@@ -96,12 +98,12 @@ def compile_log_weights(model: VAE, num_samples: int, num_rows: int) -> Callable
         log_mixture = tf.reduce_logsumexp(log_shares + log_densities, axis=-1)
         return log_joint - tf.stack([log_mixture, log_densities[:, 0]])
 
-    return compute
+    return compute_log_weights
 
 
-def importance_sampled_nll(log_weights: np.ndarray) -> float:
+def importance_sampled_nll(image_log_weights: np.ndarray) -> float:
     """Returns -log(1/K sum_k w_k) in nats for one image's log weights, [K].
 
     Burda et al. 2016, arXiv:1509.00519, equation 8.
     """
-    return math.log(len(log_weights)) - float(logsumexp(log_weights.astype(np.float64)))
+    return math.log(len(image_log_weights)) - float(logsumexp(image_log_weights.astype(np.float64)))

@@ -24,7 +24,7 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the data x, [n, d], that is made of the bytes `pixels`, uint8 [n, d]."""
+        """Returns the data x, [n, d], made from the bytes `pixels`, uint8 [n, d]."""
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
         """Returns x, [batch, d], on the scale that suits the encoder."""
@@ -73,7 +73,7 @@ class Bernoulli(Likelihood):
         return tf.sigmoid(params[..., 0])
 
     def bits_per_dim(self, nll: float, d: int) -> None:
-        """Returns None: binarized pixels are other data than the bytes. Compare their nats."""
+        """Returns None: binarized pixels are different data from the bytes, so compare their nats instead."""
         return None
 
 
@@ -133,10 +133,11 @@ class DequantizedLikelihood(Likelihood):
 class Normal(DequantizedLikelihood):
     """x ~ N(mean, scale^2), mean = sigmoid(params 0) in (0, 1), with a learned scale per pixel (report, task 2.a.i)."""
 
-    # A pixel that is black in every training image drives its scale to the floor. Where a test image has it lit, it
-    # costs 0.5 (x/floor)^2 nats: up to 5e5 nats with a floor of 0.001.
+    # A pixel that is black in every training image drives its scale to the floor. If a test image has that pixel lit,
+    # the cost is 0.5 (x/floor)^2 nats: up to 5e5 nats with a floor of 0.001.
     scale_floor = 0.01
-    max_log_scale = 0.0  # A standard deviation of 1 covers all of [0, 1].
+    # A standard deviation of 1 covers all of [0, 1].
+    max_log_scale = 0.0
 
     def log_prob(self, x: tf.Tensor, params: tf.Tensor) -> tf.Tensor:
         mean = tf.sigmoid(params[..., 0])
@@ -150,8 +151,10 @@ class Normal(DequantizedLikelihood):
 class LogitNormal(DequantizedLikelihood):
     """logit(y) ~ N(params 0, scale^2) with y = a + (1 - 2a) x, a = LOGIT_SQUEEZE (the report, task 2.a.ii)."""
 
-    scale_floor = 0.001  # The values that one byte stands for span at least 0.015 of logit(y).
-    max_log_scale = 2.0  # logit(y) lies within 4.6 of 0.
+    # The values that one byte stands for span at least 0.015 of logit(y).
+    scale_floor = 0.001
+    # logit(y) lies within 4.6 of 0.
+    max_log_scale = 2.0
 
     def log_prob(self, x: tf.Tensor, params: tf.Tensor) -> tf.Tensor:
         # log p(x) = log N(logit y; mean, scale^2) + log |d logit(y)/dy| + log |dy/dx|

@@ -16,7 +16,8 @@ from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import NETWORKS
 from vae.randomness import seed_sequence
 
-MAX_LAYERS = 16  # Seeds are made for this many layers, whatever the network, so that none depends on their number.
+# Seeds are made for this many layers, whatever the network, so that none depends on the number of layers.
+MAX_LAYERS = 16
 
 
 class Posterior(NamedTuple):

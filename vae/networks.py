@@ -16,12 +16,16 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-CONV3_FILTERS = (32, 64, 128)  # the feature maps of each convolution (the report, section 2)
-CONV3_KERNELS = (3, 7, 5)  # and the width of its filters
+# The feature maps of each convolution, and the width of its filters (the report, section 2).
+CONV3_FILTERS = (32, 64, 128)
+CONV3_KERNELS = (3, 7, 5)
 
 
 def glorot_uniform(seeds: Iterator[int]) -> keras.initializers.Initializer:
-    """Returns the initializer of the next layer. Two layers of one shape need two seeds, or they get equal weights."""
+    """Returns the initializer of the next layer.
+
+    Layers of the same shape need different seeds; otherwise they start with equal weights.
+    """
     return keras.initializers.GlorotUniform(seed=int(next(seeds)))
 
 
@@ -61,9 +65,9 @@ def build_conv3(
 ) -> tuple[keras.Model, keras.Model]:
     """Builds the report's convolutional network; the decoder mirrors the encoder. `hidden_size` is not used.
 
-    The encoder has three times convolution, 2x2 max-pooling (odd sizes round up) and activation, then a dense layer.
-    The decoder has a dense layer, then three transposed convolutions of stride 2, to exactly the sizes that the encoder
-    saw.
+    The encoder repeats convolution, 2x2 max-pooling (odd sizes round up) and activation three times; a dense layer
+    follows. The decoder has a dense layer, then three transposed convolutions of stride 2, which produce exactly the
+    sizes that the encoder saw.
     """
     sizes = pooled_sizes(image_shape[:2], num_pools=len(CONV3_FILTERS))
     smallest_shape = (*sizes[-1], CONV3_FILTERS[-1])
@@ -128,7 +132,7 @@ def multiply_adds(network: keras.Model) -> int:
 
 
 class Network(NamedTuple):
-    """A builder, and whether XLA compiles it well on a CPU. It does not do so for convolutions."""
+    """A builder, and whether XLA compiles its networks well on a CPU. Convolutions are slow under XLA."""
 
     build: Callable[..., tuple[keras.Model, keras.Model]]
     jit_compile: bool

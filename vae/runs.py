@@ -25,7 +25,7 @@ from vae.files import replacing
 from vae.model import VAE
 from vae.training import HistoryRow, is_tested
 
-# A save is due at the end of an epoch, once so many seconds or epochs have passed since the last one.
+# A save is due after the first epoch that reaches either limit.
 SAVE_SECONDS = 60
 SAVE_EPOCHS = 10
 
@@ -86,7 +86,10 @@ class Run:
         return history
 
     def move_to_replaced(self) -> None:
-        """Moves an earlier model, if there is one, to <checkpoints_dir>/replaced/<run name>.<n>, and says so."""
+        """Moves an earlier model, if there is one, to <checkpoints_dir>/replaced/<run name>.<n>, and says so.
+
+        If the run's folder is a symbolic link, its target moves to a folder `replaced` beside the target.
+        """
         if saved_epoch(self.folder) == 0:
             return
         destination = next_free_folder(self.folder.parent / REPLACED, self.folder.name)
@@ -101,16 +104,20 @@ class Run:
         seconds = time.monotonic() - self._last_save_time
         return seconds >= SAVE_SECONDS or epoch - self._last_save_epoch >= SAVE_EPOCHS
 
-    def save(
-        self, state: tf.train.Checkpoint, config: Config, image_shape: tuple[int, ...], data_verified: bool
-    ) -> None:
+    def save(self, state: tf.train.Checkpoint, config: Config, data_verified: bool) -> None:
         """Writes config.json, history.csv and a checkpoint of `state`.
 
         Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
         data stays unverified.
         """
         self._data_verified = self._data_verified and data_verified
-        write_config(self.folder, SavedConfig(config, image_shape, self._data_verified, library_versions()))
+        saved = SavedConfig(
+            config=config,
+            image_shape=state.model.image_shape,
+            data_verified=self._data_verified,
+            versions=library_versions(),
+        )
+        write_config(self.folder, saved)
         write_history(self.folder, self.history)
         epoch = int(state.epoch)
         checkpoints.write(state, self.folder, epoch)
@@ -121,7 +128,7 @@ class Run:
 @contextlib.contextmanager
 def training_run(folder: str | os.PathLike) -> Iterator[Run]:
     """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it."""
-    # Of a link, the folder that it points to, so that moving the folder away leaves the link in place.
+    # If the folder is a symbolic link, its target is used, so that moving the folder leaves the link in place.
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
@@ -131,7 +138,7 @@ def training_run(folder: str | os.PathLike) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds the lock of a run's folder. It lies beside the folder, since --overwrite moves the folder away."""
+    """Holds the lock of a run's folder. The lock file is next to the folder, because --overwrite moves the folder."""
     file_lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         file_lock.acquire(timeout=0)
@@ -144,7 +151,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what a process that was killed left half-written."""
+    """Removes half-written files that a killed process left."""
     for path in folder.glob(".*.tmp"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -153,7 +160,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def next_free_folder(parent: Path, name: str) -> Path:
-    """Returns parent/<name>.<n> with the smallest n, from 1, above those of the folders that exist."""
+    """Returns parent/<name>.<n>, where n is one more than the highest number in use."""
     numbers = [0]
     for path in parent.glob("*"):
         match = re.fullmatch(rf"{re.escape(name)}\.(\d+)", path.name)
@@ -186,7 +193,7 @@ def read_config(folder: str | os.PathLike) -> SavedConfig:
             config=Config(**content["config"]),
             image_shape=tuple(int(size) for size in content["image_shape"]),
             data_verified=bool(content["data_verified"]),
-            versions=content["versions"],
+            versions=content.get("versions", {}),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error!r}") from None
@@ -205,12 +212,21 @@ def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
     path = Path(folder) / "history.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-        if not lines or tuple(lines[0]) != HistoryRow._fields:
-            raise ValueError(f"its first line is not {','.join(HistoryRow._fields)}")
-        return [HistoryRow(int(cells[0]), *map(float, cells[1:])) for cells in lines[1:]]
-    except (OSError, ValueError, IndexError, TypeError, csv.Error) as error:
+            lines = [line for line in csv.reader(file) if line]
+        header = ",".join(lines[0]) if lines else ""
+        if header != ",".join(HistoryRow._fields):
+            raise ValueError(f"its first line is {header!r}, not {','.join(HistoryRow._fields)!r}")
+        return [parse_history_row(line) for line in lines[1:]]
+    except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def parse_history_row(cells: list[str]) -> HistoryRow:
+    """Returns a row of history.csv. Raises ValueError if it does not have one number for each column."""
+    if len(cells) != len(HistoryRow._fields):
+        raise ValueError(f"the row {','.join(cells)!r} has {len(cells)} cells, not {len(HistoryRow._fields)}")
+    epoch, *numbers = cells
+    return HistoryRow(int(epoch), *map(float, numbers))
 
 
 def without_extra_test(row: HistoryRow) -> HistoryRow:

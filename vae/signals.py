@@ -14,7 +14,7 @@ from types import FrameType
 def deferred() -> Iterator[list[int]]:
     """Yields a list that receives the number of the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt.
 
-    The list lets the training loop finish its epoch and save. The earlier handlers return when the block ends.
+    The list lets the training loop finish its epoch and save. The previous handlers are restored when the block ends.
     """
     received: list[int] = []
 

@@ -7,7 +7,7 @@ longer. See vae.networks.NETWORKS and compile_block.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def fit(
     seed: int,
     measure_test_elbo: Callable[[], float],
     on_steps: Callable[[int], object] = lambda num_steps: None,
-) -> Iterator[HistoryRow]:
+) -> Generator[HistoryRow, None, None]:
     """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
@@ -93,8 +93,8 @@ def fit(
     epochs = range(int(state.epoch) + 1, num_epochs + 1)
     blocks = prefetch(make_blocks(model, images, epochs, batch_size, seed))
     train_block = compile_block(state, batch_size)
-    # A thread trains the blocks. The main thread waits meanwhile, so that Python can handle signals there: it cannot do
-    # that during a long call into TensorFlow.
+    # Python handles signals only in the main thread, and not during a long call into TensorFlow. So blocks are trained
+    # on another thread while the main thread waits.
     with ThreadPoolExecutor(max_workers=1) as trainer:
         for epoch in epochs:
             started = time.perf_counter()
@@ -103,7 +103,14 @@ def fit(
             check_finite(model, epoch, log_likelihood - kl, test_elbo)
             state.epoch.assign(epoch)
             seconds = time.perf_counter() - started
-            yield HistoryRow(epoch, log_likelihood - kl, log_likelihood, kl, test_elbo, seconds)
+            yield HistoryRow(
+                epoch=epoch,
+                train_elbo=log_likelihood - kl,
+                train_log_likelihood=log_likelihood,
+                train_kl=kl,
+                test_elbo=test_elbo,
+                seconds=seconds,
+            )
 
 
 def train_epoch(
@@ -128,7 +135,7 @@ def train_epoch(
 def check_finite(model: VAE, epoch: int, train_elbo: float, test_elbo: float) -> None:
     """Raises FloatingPointError if training has diverged: an ELBO that was measured, or a weight, is not finite."""
     elbos = [train_elbo, test_elbo] if is_tested(epoch) else [train_elbo]
-    # The training ELBO is measured before each step. What the last step did shows in the weights alone.
+    # The training ELBO is measured before each step. Only the weights show the effect of the last one.
     values = [*elbos, *model.trainable_variables]
     if not all(np.isfinite(value).all() for value in values):
         raise FloatingPointError(

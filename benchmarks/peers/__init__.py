@@ -1,1 +1,4 @@
-"""The same models in other libraries. A module here imports benchmarks.turns and its own library, nothing else."""
+"""The same models in other libraries.
+
+A module here imports its library, NumPy and benchmarks.turns, and nothing else of this project.
+"""

@@ -1,4 +1,7 @@
-"""The two VAEs in JAX with optax. An epoch of the flat one is a compiled scan, with its own draws or prepared data."""
+"""The two VAEs in JAX with optax.
+
+An epoch of the flat VAE is one compiled scan, which draws its own data or takes data that NumPy has prepared.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,11 +14,15 @@ from jax import numpy as jnp
 
 from benchmarks.turns import BATCH_SIZE, LATENT_DIM, Turns, parse_arguments, prefetch, prepared_blocks
 
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # of a convolution's inputs, kernel and outputs
+# The axes of a convolution's inputs, kernel and outputs.
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-Layer = tuple[jax.Array, jax.Array]  # weights and biases
+# The weights and biases of a layer.
+Layer = tuple[jax.Array, jax.Array]
 Params = list[Layer]
-State = tuple[Params, optax.OptState]  # all that training changes
+
+# All that training changes.
+State = tuple[Params, optax.OptState]
 
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
@@ -84,18 +91,33 @@ def dense(h: jax.Array, layer: Layer) -> jax.Array:
 def convolve(h: jax.Array, layer: Layer) -> jax.Array:
     """Runs a convolution that keeps the size of the images."""
     kernel, bias = layer
-    return lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS) + bias
+    outputs = lax.conv_general_dilated(
+        h,
+        kernel,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=DIMENSIONS,
+    )
+    return outputs + bias
 
 
 def convolve_transposed(h: jax.Array, layer: Layer) -> jax.Array:
     """Runs a transposed convolution that doubles the size of the images."""
     kernel, bias = layer
-    return lax.conv_transpose(h, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS) + bias
+    outputs = lax.conv_transpose(h, kernel, strides=(2, 2), padding="SAME", dimension_numbers=DIMENSIONS)
+    return outputs + bias
 
 
 def max_pool(h: jax.Array) -> jax.Array:
-    """Takes the maximum of each 2x2 pixels."""
-    return lax.reduce_window(h, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+    """Returns the maximum of each square of 2x2 pixels."""
+    return lax.reduce_window(
+        h,
+        -jnp.inf,
+        lax.max,
+        window_dimensions=(1, 2, 2, 1),
+        window_strides=(1, 2, 2, 1),
+        padding="SAME",
+    )
 
 
 # ---- Training ------------------------------------------------------------------------------------------------------
@@ -105,7 +127,12 @@ def make_params(shapes: Sequence[tuple[int, ...]]) -> Params:
     """Returns Glorot uniform weights of these shapes, and biases of zero."""
     draw = jax.nn.initializers.glorot_uniform()
     keys = jax.random.split(jax.random.key(0), len(shapes))
-    return [(draw(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=True)]
+    params = []
+    for key, shape in zip(keys, shapes, strict=True):
+        weights = draw(key, shape)
+        bias = jnp.zeros(shape[-1])
+        params.append((weights, bias))
+    return params
 
 
 def make_state(shapes: Sequence[tuple[int, ...]], optimizer: optax.GradientTransformation) -> State:
@@ -119,14 +146,14 @@ def make_step(
     optimizer: optax.GradientTransformation,
     make_batch: Callable[..., tuple[jax.Array, jax.Array]],
 ) -> Callable[[State, Any], tuple[State, jax.Array]]:
-    """Returns a function (state, inputs) -> (state, mean ELBO in nats) that takes a step of training.
+    """Returns a function (state, inputs) -> (state, mean ELBO in nats) that takes one training step.
 
     make_batch(*inputs) returns x and noise.
     """
 
     def negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
         logits, mean, log_std = network(params, x, noise)
-        # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch
+        # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch.
         cross_entropy = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x))
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std)
         return (cross_entropy + kl) / len(x)
@@ -153,7 +180,7 @@ def train_prepared(images: np.ndarray, hidden_size: int) -> Iterator[float]:
 
     @jax.jit(donate_argnums=0)
     def train_epoch(state: State, block: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
-        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), state, block)
+        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), init=state, xs=block)
         return state, elbos.mean()
 
     epochs = prepared_blocks(pixels, steps=len(images) // BATCH_SIZE, binarize=True)
@@ -168,10 +195,12 @@ def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
     optimizer = optax.adam(1e-3)
     state = make_state(flat_shapes(intensities.shape[1], hidden_size), optimizer)
 
-    # The intensities are an argument, because JAX would make a constant of them otherwise.
+    # The intensities are an argument, because JAX would otherwise make them a constant of the compiled function.
     @jax.jit(donate_argnums=0)
     def train_epoch(
-        state: State, rows_and_keys: tuple[jax.Array, jax.Array], intensities: jax.Array
+        state: State,
+        rows_and_keys: tuple[jax.Array, jax.Array],
+        intensities: jax.Array,
     ) -> tuple[State, jax.Array]:
         def make_batch(rows: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
             x_key, noise_key = jax.random.split(key)
@@ -179,7 +208,7 @@ def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
             noise = jax.random.normal(noise_key, (BATCH_SIZE, LATENT_DIM))
             return x, noise
 
-        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), state, rows_and_keys)
+        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), init=state, xs=rows_and_keys)
         return state, elbos.mean()
 
     epochs = rows_and_keys_of_epochs(len(images), steps=len(images) // BATCH_SIZE)
@@ -189,7 +218,7 @@ def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
 
 
 def rows_and_keys_of_epochs(num_images: int, steps: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Yields for each epoch the rows of the images, [steps, 100], and a random key for each step."""
+    """Yields the order of the images for each epoch, as rows [steps, 100], and a random key for each step."""
     # The default generator, threefry, was faster here than rbg.
     key = jax.random.key(0)
     while True:

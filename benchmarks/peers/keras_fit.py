@@ -13,7 +13,8 @@ from keras import layers, ops
 
 from benchmarks.turns import BATCH_SIZE, LATENT_DIM, Turns, parse_arguments, prepared_blocks
 
-MAX_BLOCK_STEPS = 100  # steps in an execution, and in a block of prepared data
+# The largest number of steps in one execution, and in one block of prepared data.
+MAX_BLOCK_STEPS = 100
 
 
 class VAE(keras.Model):
@@ -23,16 +24,16 @@ class VAE(keras.Model):
         super().__init__()
         self.encoder = keras.Sequential(
             [
-                layers.Dense(hidden_size, "relu"),
-                layers.Dense(hidden_size, "relu"),
+                layers.Dense(hidden_size, activation="relu"),
+                layers.Dense(hidden_size, activation="relu"),
                 layers.Dense(2 * LATENT_DIM),
             ],
             name="encoder",
         )
         self.decoder = keras.Sequential(
             [
-                layers.Dense(hidden_size, "relu"),
-                layers.Dense(hidden_size, "relu"),
+                layers.Dense(hidden_size, activation="relu"),
+                layers.Dense(hidden_size, activation="relu"),
                 layers.Dense(pixels),
             ],
             name="decoder",
@@ -43,7 +44,7 @@ class VAE(keras.Model):
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """Lists the metrics that `fit` resets before each epoch."""
+        """Returns the metrics that `fit` resets before each epoch."""
         return [self.elbo]
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -51,10 +52,10 @@ class VAE(keras.Model):
         x, noise = data
         x = ops.cast(x, "float32")
         with tf.GradientTape() as tape:
-            # z = mean + std * noise, [100, L]
+            # z = mean + std * noise, [100, L].
             mean, log_std = ops.split(self.encoder(x), 2, axis=1)
             logits = self.decoder(mean + ops.exp(log_std) * noise)
-            # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch
+            # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch.
             cross_entropy = ops.sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits))
             kl = 0.5 * ops.sum(mean**2 + ops.exp(2 * log_std) - 1 - 2 * log_std)
             loss = (cross_entropy + kl) / BATCH_SIZE
@@ -65,22 +66,23 @@ class VAE(keras.Model):
 
 
 class TurnsCallback(keras.callbacks.Callback):
-    """Ends an epoch of the contender's turns at the end of each epoch of `fit`."""
+    """Tells the contender's turns that an epoch of `fit` has ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self._turns = Turns()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Is called by `fit`."""
+        """Ends the epoch. `fit` calls this method with the metrics of the epoch in `logs`."""
         assert logs is not None
         self._turns.end_epoch(float(logs["elbo"]))
 
 
 def make_data(images: np.ndarray, block_steps: int) -> tf.data.Dataset:
-    """Returns a data set of batches x [100, d] and noise [100, L], for images uint8 [n, d].
+    """Returns a data set of batches, x [100, d] and noise [100, L], for images uint8 [n, d].
 
-    NumPy prepares blocks of steps on a thread. Drawing in train_step is ten times slower under XLA.
+    NumPy prepares the data of many steps at a time, on a thread. If train_step drew it under XLA, an epoch would take
+    about ten times as long.
     """
     signature = (
         tf.TensorSpec((block_steps, BATCH_SIZE, images.shape[1]), tf.uint8),

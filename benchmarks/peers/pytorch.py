@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from benchmarks.turns import BATCH_SIZE, LATENT_DIM, Turns, parse_arguments, prefetch, prepared_blocks
 
-MAX_BLOCK_STEPS = 100  # steps in a block of prepared data
+# The largest number of steps in one block of prepared data.
+MAX_BLOCK_STEPS = 100
 
 
 class Flat(nn.Module):
@@ -46,18 +47,18 @@ class Conv3(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(
             [
-                nn.Conv2d(channels, 32, 3, padding=1),
-                nn.Conv2d(32, 64, 7, padding=3),
-                nn.Conv2d(64, 128, 5, padding=2),
+                nn.Conv2d(channels, 32, kernel_size=3, padding=1),
+                nn.Conv2d(32, 64, kernel_size=7, padding=3),
+                nn.Conv2d(64, 128, kernel_size=5, padding=2),
             ]
         )
         self.to_posterior = nn.Linear(128 * 4 * 4, 2 * LATENT_DIM)
         self.from_latent = nn.Linear(LATENT_DIM, 128 * 4 * 4)
         self.transposed_convolutions = nn.ModuleList(
             [
-                nn.ConvTranspose2d(128, 64, 5, stride=2, padding=2, output_padding=1),
-                nn.ConvTranspose2d(64, 32, 7, stride=2, padding=3, output_padding=1),
-                nn.ConvTranspose2d(32, channels, 3, stride=2, padding=1, output_padding=1),
+                nn.ConvTranspose2d(128, 64, kernel_size=5, stride=2, padding=2, output_padding=1),
+                nn.ConvTranspose2d(64, 32, kernel_size=7, stride=2, padding=3, output_padding=1),
+                nn.ConvTranspose2d(32, channels, kernel_size=3, stride=2, padding=1, output_padding=1),
             ]
         )
 
@@ -85,7 +86,10 @@ def mean_elbo(x: torch.Tensor, logits: torch.Tensor, mean: torch.Tensor, log_std
 
 def make_network(images: np.ndarray, is_conv3: bool, hidden_size: int) -> nn.Module:
     """Returns a network for images [n, h, w, c], with Glorot uniform weights and biases of zero."""
-    network = Conv3(images.shape[-1]) if is_conv3 else Flat(images[0].size, hidden_size)
+    if is_conv3:
+        network: nn.Module = Conv3(images.shape[-1])
+    else:
+        network = Flat(images[0].size, hidden_size)
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -114,17 +118,20 @@ def train(images: np.ndarray, is_conv3: bool, is_compiled: bool, hidden_size: in
 
 
 def make_batches(images: np.ndarray, is_conv3: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields x and noise [100, L]. x is float32: for conv3 intensities [100, c, h, w], else binary pixels [100, d]."""
+    """Yields batches of float32: x, and noise [100, L].
+
+    For conv3, x holds intensities [100, c, h, w]. For the flat network, it holds binary pixels [100, d].
+    """
     block_steps = min(MAX_BLOCK_STEPS, len(images) // BATCH_SIZE)
     if is_conv3:
         blocks = prepared_blocks(images, block_steps, binarize=False)
     else:
         blocks = prepared_blocks(images.reshape(len(images), -1), block_steps, binarize=True)
-    for block in prefetch(blocks):
-        all_x, all_noise = map(torch.from_numpy, block)
-        for x, noise in zip(all_x, all_noise, strict=True):
+    for x_block, noise_block in prefetch(blocks):
+        batches = zip(torch.from_numpy(x_block), torch.from_numpy(noise_block), strict=True)
+        for x, noise in batches:
             if is_conv3:
-                # The channels stay last in memory: only the order of the axes changes.
+                # The channels stay last in memory. Only the order of the axes changes.
                 yield x.permute(0, 3, 1, 2).float() / 255, noise
             else:
                 yield x.float(), noise

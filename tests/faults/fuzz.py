@@ -62,7 +62,8 @@ def archive():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{batch.name}")
             member.size = 3
             tar.addfile(member, io.BytesIO(b"abc"))
-    return packed.getvalue()[: 12 * 512 + 1024]  # without the padding at its end
+    # The padding at the end is left out.
+    return packed.getvalue()[: 12 * 512 + 1024]
 
 
 def cache():
@@ -74,7 +75,8 @@ def cache():
 
 
 SMALL_IDX = idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
-TARGETS = {  # name: (parser, function that returns a whole file to begin with)
+# Each name's parser, and a function that returns the whole file that the fuzzer begins with.
+TARGETS = {
     "idx": (read_idx, lambda: SMALL_IDX),
     "idx.gz": (read_gzipped_idx, lambda: gzip.compress(SMALL_IDX)),
     "cifar10_batch": (parse_batch, lambda: (bytes([7]) + bytes(3072)) * 2),

@@ -19,30 +19,39 @@ from scipy.io import savemat
 
 from datasets import DataError, matlab, matlab_reader, svhn
 
-INPUTS, MAT_INPUTS = 100_000, 2000
+INPUTS = 100_000
+MAT_INPUTS = 2000
 
 
 def mutants(whole, count):
     """Yields `count` inputs: a tenth are random bytes, the others are `whole`, overwritten, cut off or lengthened."""
     chance = random.Random(0)
     for _ in range(count):
-        content = bytearray(chance.randbytes(chance.randrange(100)) if chance.random() < 0.1 else whole)
-        for _ in range(chance.randrange(7) if content else 0):
+        content = bytearray(whole)
+        if chance.random() < 0.1:
+            content = bytearray(chance.randbytes(chance.randrange(100)))
+        num_changes = chance.randrange(7) if content else 0
+        for _ in range(num_changes):
             new = chance.choice((b"\0", b"\xff", b"\xff\xff\xff\xff", chance.randbytes(chance.randint(1, 8))))
             place = chance.randrange(len(content))
             content[place : place + len(new)] = new
         if chance.random() < 0.2:
             del content[chance.randint(0, len(content)) :]
-        yield bytes(content) + (chance.randbytes(chance.randrange(9)) if chance.random() < 0.2 else b"")
+        if chance.random() < 0.2:
+            content += chance.randbytes(chance.randrange(9))
+        yield bytes(content)
 
 
 @pytest.mark.parametrize("name", ["idx", "idx.gz", "cifar10_batch", "cifar10_archive", "cache"])
 def test_parser(name):
     pytest.importorskip("atheris")
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:  # in memory
+    # A folder in memory, if there is one.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         command = [sys.executable, Path(__file__).with_name("fuzz.py"), name, str(INPUTS), folder]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0 and f"Done {INPUTS} runs" in done.stderr, done.stderr[-3000:]
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert f"Done {INPUTS} runs" in completed.stderr, completed.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", ["X", "ff"])
