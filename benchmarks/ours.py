@@ -1,4 +1,4 @@
-"""This project's training, as train.py runs it: a contender of the benchmark."""
+"""This project's training, as train.py does it: a contender of the benchmark."""
 
 import numpy as np
 

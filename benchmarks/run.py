@@ -35,8 +35,8 @@ medians over the rounds. Ratios are medians of the ratios within each round, so 
 rounds do not matter. The ELBO is the mean over the training images in the last epoch. Only ratios can be compared
 between machines."""
 
-# How the names of variables begin that tune a library, or stop Python from keeping its compiled files. Without them, all
-# libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
+# Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
+# Without them, the other libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
 TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
 
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")

@@ -119,9 +119,9 @@ def test_each_contender_begins_a_round_in_its_turn(monkeypatch):
 
 def test_the_part_of_the_page_that_is_written_by_hand_stays(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "RESULTS", tmp_path / "RESULTS.md")
-    run.RESULTS.write_text("old numbers\n\n## Tried\n\n- something ×\n", encoding="utf-8")
+    run.RESULTS.write_text("old numbers\n\n## Tried\n\n- something ± 1\n", encoding="utf-8")
     run.write_page(["first", "second"], run.read_notes())
-    assert run.RESULTS.read_text(encoding="utf-8") == "first\n\nsecond\n\n## Tried\n\n- something ×\n"
+    assert run.RESULTS.read_text(encoding="utf-8") == "first\n\nsecond\n\n## Tried\n\n- something ± 1\n"
     assert list(tmp_path.iterdir()) == [run.RESULTS]
 
 

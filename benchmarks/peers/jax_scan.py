@@ -43,7 +43,7 @@ def flat_shapes(pixels: int, hidden_size: int) -> list[tuple[int, ...]]:
 
 
 def flat(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs the flat network on x [batch, d]."""
+    """Applies the flat network to x [batch, d]."""
     h = jax.nn.relu(dense(x, params[0]))
     h = jax.nn.relu(dense(h, params[1]))
     mean, log_std = jnp.split(dense(h, params[2]), 2, axis=1)
@@ -69,7 +69,7 @@ def conv3_shapes(channels: int) -> list[tuple[int, ...]]:
 
 
 def conv3(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs the convolutional network on x [batch, 32, 32, c]. It pools before the activation, as this project does."""
+    """Applies the convolutional network to x [batch, 32, 32, c]. Pools before the activation, as this project does."""
     h = x
     for layer in params[:3]:
         h = jax.nn.relu(max_pool(convolve(h, layer)))
@@ -83,13 +83,13 @@ def conv3(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, ja
 
 
 def dense(h: jax.Array, layer: Layer) -> jax.Array:
-    """Runs a dense layer."""
+    """Applies a dense layer."""
     weights, bias = layer
     return h @ weights + bias
 
 
 def convolve(h: jax.Array, layer: Layer) -> jax.Array:
-    """Runs a convolution that keeps the size of the images."""
+    """Applies a convolution that keeps the size of the images."""
     kernel, bias = layer
     outputs = lax.conv_general_dilated(
         h,
@@ -102,7 +102,7 @@ def convolve(h: jax.Array, layer: Layer) -> jax.Array:
 
 
 def convolve_transposed(h: jax.Array, layer: Layer) -> jax.Array:
-    """Runs a transposed convolution that doubles the size of the images."""
+    """Applies a transposed convolution that doubles the size of the images."""
     kernel, bias = layer
     outputs = lax.conv_transpose(h, kernel, strides=(2, 2), padding="SAME", dimension_numbers=DIMENSIONS)
     return outputs + bias
