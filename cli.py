@@ -104,7 +104,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_epochs": {
         "type": COUNT,
         "default": Config.num_epochs,
-        # Not %(default)s, because parse_args_of_reader replaces the default.
+        # Not %(default)s, because parse_args_for_trained_model replaces the default.
         "help": f"the final epoch (default: {Config.num_epochs})",
     },
     "learning_rate": {
@@ -161,7 +161,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
         "default": 1.0,
-        "help": "the share of the epochs, and of the samples, to run; 0 trains nothing (default: %(default)s)",
+        "help": "share of the epochs and of the importance samples; 0 trains nothing, with all samples (default: %(default)s)",
     },
     "only": {
         "nargs": "+",
@@ -251,7 +251,7 @@ def parse_args(
     return args
 
 
-def parse_args_of_reader(
+def parse_args_for_trained_model(
     argv: Sequence[str] | None,
     description: str | None,
     flags: Sequence[str] = DRAWING_FLAGS,
@@ -369,14 +369,14 @@ def print_error(message: str) -> None:
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
 
 
-def report_interrupt(process_ends: bool) -> None:
+def report_interrupt(runs_as_program: bool) -> None:
     """Reports that Ctrl-C stopped the script.
 
     Further Ctrl-Cs are ignored while it prints, and until the exit if the process is ending.
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("\nstopped", file=sys.stderr)
-    if not process_ends:
+    if not runs_as_program:
         signal.signal(signal.SIGINT, previous)
 
 
@@ -435,7 +435,7 @@ class TrainedRun(NamedTuple):
 def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     """Restores the model that the flags name, and loads its data set. With --list it prints the runs, and exits.
 
-    `args` comes from parse_args_of_reader.
+    `args` comes from parse_args_for_trained_model.
     """
     # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():
@@ -530,8 +530,8 @@ def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
     )
 
 
-def is_finished(args: argparse.Namespace, run_folder: Path) -> bool:
-    """Returns whether --restore finds a model at the final epoch already, and tells the user so."""
+def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
+    """Returns whether --restore finds a model that is at the final epoch already, and tells the user if so."""
     from vae import runs
 
     epoch = runs.saved_epoch(run_folder)

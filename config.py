@@ -63,7 +63,7 @@ class Config:
     def run_name(self) -> str:
         """The name of the run's folder: everything that shapes the result, except the number of epochs.
 
-        Parameters that later versions added appear only if they are not at their default.
+        Activation, likelihood and seed appear only if they differ from the default.
         """
         vae_type = VAE_TYPES[self.vae_type]
         parts = [self.dataset, self.vae_type, f"z{self.latent_dim}"]

@@ -23,7 +23,7 @@ DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_of_reader(argv, __doc__, cli.EVALUATION_FLAGS)
+    args = cli.parse_args_for_trained_model(argv, __doc__, cli.EVALUATION_FLAGS)
     trained = cli.open_trained_run(args)
 
     import tqdm

@@ -31,7 +31,7 @@ NUM_STEPS = 20
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_of_reader(argv, __doc__)
+    args = cli.parse_args_for_trained_model(argv, __doc__)
     trained = cli.open_trained_run(args)
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 

@@ -11,7 +11,7 @@ COLUMNS = ("index", "singular_value", "running_share")
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",))
+    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",))
     trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, files, latent

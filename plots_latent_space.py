@@ -22,7 +22,7 @@ COMPARED = (2, 20)
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",))
+    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",))
     if args.config.latent_dim == 1:
         raise cli.UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
     trained = cli.open_trained_run(args)

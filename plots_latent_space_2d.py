@@ -11,7 +11,7 @@ GRID_SIZE = 20
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_of_reader(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
+    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
     trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, latent

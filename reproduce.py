@@ -14,7 +14,7 @@ from report import experiments
 
 
 class ScriptFailed(Exception):
-    """A script that ended with another exit code than 0, after it printed the reason."""
+    """A script that ended with an exit code other than 0, after it printed the reason."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)

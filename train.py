@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     with runs.training_run(args.checkpoints_dir / config.run_name) as run:
         cli.refuse_to_replace(args, run.folder)
-        if cli.is_finished(args, run.folder):
+        if cli.report_if_finished(args, run.folder):
             return 0
         data = datasets.load(config.dataset, args.data_dir, args.allow_unverified)
         check_batch_size(config, data)

@@ -14,9 +14,9 @@ OURS = "this project"
 FLAT = (
     Contender(LIMIT, "benchmarks.limit", kind="flat"),
     Contender(OURS, "benchmarks.ours", kind="flat_binarized"),
-    Contender("JAX, optax: scan, fed prepared blocks", "benchmarks.peers.jax_scan", kind="prepared"),
-    Contender("JAX, optax: scan, its own draws", "benchmarks.peers.jax_scan", kind="own_draws"),
-    Contender("Keras fit: jit_compile, 100 steps an execution", "benchmarks.peers.keras_fit", kind="fit"),
+    Contender("JAX + Optax: `lax.scan`, prepared data", "benchmarks.peers.jax_scan", kind="prepared"),
+    Contender("JAX + Optax: `lax.scan`, draws its own data", "benchmarks.peers.jax_scan", kind="own_draws"),
+    Contender("Keras: `fit`, XLA, `steps_per_execution=100`", "benchmarks.peers.keras_fit", kind="fit"),
     Contender("PyTorch: torch.compile, fused Adam", "benchmarks.peers.pytorch", kind="compiled"),
     Contender("PyTorch: eager, fused Adam", "benchmarks.peers.pytorch", kind="eager"),
 )
@@ -25,9 +25,9 @@ CONV3 = (
     Contender(OURS, "benchmarks.ours", kind="conv3"),
     Contender("PyTorch: channels-last, eager, fused Adam", "benchmarks.peers.pytorch", kind="conv3"),
     Contender("PyTorch: channels-last, torch.compile", "benchmarks.peers.pytorch", kind="conv3_compiled"),
-    Contender("JAX, optax: jitted step", "benchmarks.peers.jax_scan", kind="conv3"),
+    Contender("JAX + Optax: jitted step", "benchmarks.peers.jax_scan", kind="conv3"),
 )
-HEADER = ("", "seconds an epoch", "to this project", "to the limit", "ELBO reached", "peak memory")
+HEADER = ("", "seconds per epoch", "relative to this project", "relative to the limit", "training ELBO", "peak memory")
 
 
 def flat_section(images: np.ndarray, hidden_size: int) -> str:

@@ -31,7 +31,7 @@ def section(images: np.ndarray) -> str:
     return "\n\n".join(
         [
             "## How the cost grows",
-            "![seconds an epoch](../docs/figures/growth.png)",
+            "![seconds per epoch](../docs/figures/growth.png)",
             f"Binarized MNIST, with all other parameters at their defaults. Times are medians of {EPOCHS} epochs.",
             make_list(times),
         ]
@@ -85,7 +85,7 @@ def draw(times: dict[str, list[float]]) -> Figure:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("seconds an epoch")
+    panels[0].set_ylabel("seconds per epoch")
     return figure
 
 

@@ -1,7 +1,7 @@
 """The page RESULTS.md: results.template.md, with its {fields} filled from the files in docs/.
 
 A field such as {mnist.nll} names an experiment and an attribute of its ResultText. To add a number to the page, add an
-attribute to ResultText and fill it in describe_run or add_metrics. To add a column to the tables, name the attribute in
+attribute to ResultText and fill it in describe_result or add_metrics. To add a column to the tables, name the attribute in
 COLUMNS, too.
 """
 
@@ -77,9 +77,9 @@ def write() -> None:
 
 def render() -> str:
     """Returns the text of RESULTS.md."""
-    texts = {experiment.name: describe_run(experiment.config) for experiment in EXPERIMENTS}
+    texts = {experiment.name: describe_result(experiment.config) for experiment in EXPERIMENTS}
     experiment_rows = [[experiment.shows, *make_cells(texts[experiment.name])] for experiment in EXPERIMENTS]
-    other_rows = [make_cells(describe_run(config)) for config in find_other_configs()]
+    other_rows = [make_cells(describe_result(config)) for config in find_other_configs()]
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
         others=format_table(list(COLUMNS), other_rows),
@@ -95,7 +95,7 @@ def find_other_configs() -> list[Config]:
     return [runs.read_config(folder).config for folder in folders if folder.name not in experiment_names]
 
 
-def describe_run(config: Config) -> ResultText:
+def describe_result(config: Config) -> ResultText:
     """Returns what the files in docs/ say of the run of a Config. Raises RunError if one cannot be read."""
     figures = (results.FIGURES / config.run_name).as_posix()
     folder = results.RESULTS / config.run_name

@@ -87,7 +87,7 @@ def test_numbers_of_a_comparison_are_medians_of_the_rounds():
     ours = [{"seconds": seconds, "elbo": -100.0, "peak_memory": 2**30} for seconds in (2.0, 2.0, 30.0)]
     table = compare.make_table({compare.LIMIT: limit, compare.OURS: ours})
     assert table.splitlines() == [
-        "|  | seconds an epoch | to this project | to the limit | ELBO reached | peak memory |",
+        "|  | seconds per epoch | relative to this project | relative to the limit | training ELBO | peak memory |",
         "| --- | --- | --- | --- | --- | --- |",
         "| the limit | 2.000 | 0.50 | 1.00 |  |  |",
         "| this project | 2.000 | 1.00 | 2.00 | -100.00 | 1.00 GiB |",

@@ -41,7 +41,7 @@ def test_the_readmes_table_of_results_agrees_with_the_files(monkeypatch):
         written = dict(zip(header, row, strict=True))
         command = re.search("`(.*?)`", written["command"])[1]
         row_config = cli.parse_args(shlex.split(command)[1:], "", cli.TRAINING_FLAGS).config
-        from_files = dict(zip(page.COLUMNS, page.make_cells(page.describe_run(row_config)), strict=True))
+        from_files = dict(zip(page.COLUMNS, page.make_cells(page.describe_result(row_config)), strict=True))
         assert written == {column: from_files[column] for column in written}, row
 
 
@@ -173,7 +173,7 @@ def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, digi
     entries["evaluation"]["data_verified"] = False
     (digits / "metrics.json").write_text(json.dumps(entries))
     assert not results.read(digits).data_verified
-    assert page.describe_run(DIGITS.config).command.endswith("` (unverified)")
+    assert page.describe_result(DIGITS.config).command.endswith("` (unverified)")
     assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0
     assert len(runs.read_history(digits)) == 1 and results.read(digits).data_verified
 

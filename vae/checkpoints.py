@@ -1,4 +1,7 @@
-"""Checkpoints on disk: epoch-<n>.index and its data file, both complete or not there; the newest few are kept."""
+"""Checkpoints on disk: epoch-<n>.index and its data file, which count only together. The newest few are kept.
+
+A kill at any moment leaves the previous checkpoint in use: see write.
+"""
 
 import os
 import re
@@ -29,10 +32,10 @@ class RunError(OSError):
 
 
 def epochs(folder: str | os.PathLike) -> list[int]:
-    """Returns the epochs for which `folder` has a checkpoint, in rising order.
+    """Returns the epochs for which `folder` has a checkpoint, in ascending order.
 
     They are found by the names of the files alone, so that no other file can disagree. Only an index and its data file
-    together count: a kill while a checkpoint is put in place leaves a data file alone, which is ignored.
+    together count.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -60,8 +63,8 @@ def checkpoint_files(folder: str | os.PathLike, epoch: int) -> list[Path]:
 def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> None:
     """Adds a checkpoint of `state` to `folder`, and removes all but the newest NUM_KEPT.
 
-    TensorFlow writes into a temporary folder. The data file is moved in first and the index last, since the index makes
-    it a checkpoint. Raises RunError if it cannot be written.
+    TensorFlow writes into a temporary folder. Then the data file is moved in first, and the index last. A kill in between
+    leaves a data file without an index, which does not count. Raises RunError if the checkpoint cannot be written.
     """
     temporary = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
     try:

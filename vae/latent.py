@@ -31,7 +31,7 @@ def principal_components(means: np.ndarray) -> np.ndarray:
 
 
 def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the singular values of Z = means [n, L], falling, and their running share, [L] each (figure 4).
+    """Returns the singular values of Z = means [n, L], in decreasing order, and their running share, [L] each (figure 4).
 
     The running share is the sum of the singular values so far over the sum of all.
     """

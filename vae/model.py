@@ -16,7 +16,7 @@ from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import NETWORKS
 from vae.randomness import seed_sequence
 
-# Seeds are made for this many layers, whatever the network, so that none depends on the number of layers.
+# At most this many layers can have a seed of their own.
 MAX_LAYERS = 16
 
 

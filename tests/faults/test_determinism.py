@@ -41,7 +41,7 @@ def test_training_twice_gives_the_same_bits(vae_type, likelihood, dataset, tmp_p
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no way to choose cores here")
 @pytest.mark.parametrize("vae_type", FLAT_TYPES)
 def test_flat_models_have_the_same_bits_on_one_core_as_on_all(vae_type, tmp_path):
-    """This does not hold for conv3, as the README says."""
+    """This does not hold for conv3, as docs/promises.md says."""
 
     def train_on(cores, folder):
         os.sched_setaffinity(0, cores)

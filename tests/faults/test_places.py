@@ -81,7 +81,7 @@ def save_without_training(folder, num_epochs):
         for epoch in range(int(state.epoch) + 1, num_epochs + 1):
             state.epoch.assign(epoch)
             run.history.append(HistoryRow(epoch, -1.5, -1.0, 0.5, -2.0, seconds=0.25))
-            run.save(state, run_config, image_shape, data_verified=True)
+            run.save(state, run_config, data_verified=True)
 
 
 def test_saves_killed_at_every_change_leave_the_newest_whole_checkpoint(tmp_path):
