@@ -62,8 +62,10 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     images, labels = read_mat_file(path, ("X", "y"))
     labels = labels.ravel()
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3) or not images.shape[3]:
+    is_shaped_like_images = images.ndim == 4 and images.shape[:3] == (32, 32, 3) and images.shape[3] > 0
+    if images.dtype != np.uint8 or not is_shaped_like_images:
         raise DataError(f"{path}: X is {images.dtype} {images.shape}, not bytes (32, 32, 3, n)")
-    if labels.dtype.kind not in "iuf" or len(labels) != images.shape[3] or not np.isin(labels, range(1, 11)).all():
+    is_numeric = labels.dtype.kind in "iuf"
+    if not is_numeric or len(labels) != images.shape[3] or not np.isin(labels, range(1, 11)).all():
         raise DataError(f"{path}: y does not hold one label of 1..10 for each of the {images.shape[3]} images")
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (labels % 10).astype(np.uint8)
