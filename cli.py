@@ -161,7 +161,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
         "default": 1.0,
-        "help": "share of the epochs and of the importance samples; 0 trains nothing, with all samples (default: %(default)s)",
+        "help": "share of the epochs and importance samples; 0 trains nothing, all samples (default: %(default)s)",
     },
     "only": {
         "nargs": "+",

@@ -1,8 +1,8 @@
 """The page RESULTS.md: results.template.md, with its {fields} filled from the files in docs/.
 
 A field such as {mnist.nll} names an experiment and an attribute of its ResultText. To add a number to the page, add an
-attribute to ResultText and fill it in describe_result or add_metrics. To add a column to the tables, name the attribute in
-COLUMNS, too.
+attribute to ResultText and fill it in describe_result or add_metrics. To add a column to the tables, also name the
+attribute in COLUMNS.
 """
 
 import dataclasses

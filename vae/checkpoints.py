@@ -63,8 +63,8 @@ def checkpoint_files(folder: str | os.PathLike, epoch: int) -> list[Path]:
 def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> None:
     """Adds a checkpoint of `state` to `folder`, and removes all but the newest NUM_KEPT.
 
-    TensorFlow writes into a temporary folder. Then the data file is moved in first, and the index last. A kill in between
-    leaves a data file without an index, which does not count. Raises RunError if the checkpoint cannot be written.
+    TensorFlow writes into a temporary folder. Then the data file is moved in first, and the index last. A kill in
+    between leaves a data file without an index, which does not count. Raises RunError if it cannot be written.
     """
     temporary = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
     try:
