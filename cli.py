@@ -1,4 +1,4 @@
-"""What the scripts share: flags, errors as one line, TensorFlow's start-up, and finding the run that the flags name."""
+"""What the scripts share: flags, short error messages, TensorFlow's start-up, and finding the run that flags name."""
 
 from __future__ import annotations
 
@@ -275,7 +275,8 @@ def make_config(args: argparse.Namespace) -> Config:
 def warn_about_ignored_flags(args: argparse.Namespace, parser: argparse.ArgumentParser, ignored: Sequence[str]) -> None:
     """Tells the user about flags that were given and have no effect."""
     config = args.config
-    if config.hidden_size != Config.hidden_size and not VAE_TYPES[config.vae_type].has_hidden_size:
+    hidden_size = getattr(args, "hidden_size", config.hidden_size)
+    if hidden_size != config.hidden_size:
         print(f"--hidden_size has no effect with {config.vae_type}", file=sys.stderr)
     for flag in ignored:
         if getattr(args, flag) != parser.get_default(flag):

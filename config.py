@@ -29,7 +29,8 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 class Config:
     """The parameters of one training run: those of the report, and a few more.
 
-    An empty `likelihood` becomes the type's default. Raises ValueError if the type does not support the likelihood.
+    An empty `likelihood` becomes the type's default, and so does a `hidden_size` that the type does not use. Raises
+    ValueError if the type does not support the likelihood.
     """
 
     dataset: str = "mnist"
@@ -47,6 +48,8 @@ class Config:
         vae_type = VAE_TYPES[self.vae_type]
         if not self.likelihood:
             object.__setattr__(self, "likelihood", vae_type.likelihood)
+        if not vae_type.has_hidden_size:
+            object.__setattr__(self, "hidden_size", Config.hidden_size)
         if self.likelihood != vae_type.likelihood and not vae_type.takes_any_likelihood:
             flexible = [name for name, other in VAE_TYPES.items() if other.takes_any_likelihood]
             raise ValueError(

@@ -16,7 +16,7 @@ LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
     "mnist": mnist.load,
     "frey_faces": frey_faces.load,
     "cifar10": cifar10.load_crops,
-    "cifar10_full": cifar10.load,
+    "cifar10_full": cifar10.load_full,
     "svhn": svhn.load,
     "digits": digits.load,
 }

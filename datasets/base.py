@@ -30,7 +30,7 @@ class DownloadError(DataError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Holds images and labels as they were published, without scaling or noise.
+    """Holds images and labels as bytes. Scaling to floats and noise belong to the likelihood.
 
     Images are uint8 [n, height, width, channels]. Labels are uint8 [n], or None if the data set has none.
     `verified` says whether every source file has its published digest.

@@ -45,7 +45,7 @@ RECORD_BYTES = 1 + 3 * IMAGE_SIZE**2
 CROP_SIZE = 8
 
 
-def load(data_dir: Path, allow_unverified: bool) -> Dataset:
+def load_full(data_dir: Path, allow_unverified: bool) -> Dataset:
     """Returns cifar10_full: 50000 training and 10000 test images, 32x32x3, with labels 0..9."""
     folder = data_dir / "cifar10"
     cache = data_dir / "cifar10_full.npz"
@@ -57,7 +57,7 @@ def load_crops(data_dir: Path, allow_unverified: bool) -> Dataset:
 
     The positions of the crops are drawn uniformly, with a fixed seed, so they never change.
     """
-    full = load(data_dir, allow_unverified)
+    full = load_full(data_dir, allow_unverified)
     rng = np.random.RandomState(SPLIT_SEED)
     train_images = _crop(full.train_images, rng)
     test_images = _crop(full.test_images, rng)

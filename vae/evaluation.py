@@ -1,6 +1,6 @@
-"""Measures a trained model on the test set: ELBO, negative log-likelihood, bits per dimension, active units.
+"""Measures a trained model on the test set.
 
-The formulas are elsewhere: the ELBO's in vae.model, the NLL's in vae.importance, bits/dim's in vae.likelihoods.
+The formulas are elsewhere: the ELBO's in vae.model, the NLL's in vae.importance, and bits/dim's in vae.likelihoods.
 """
 
 import math
@@ -91,7 +91,7 @@ def compute_metrics(
 
     "elbo", "log_likelihood", "kl", "nll" and "nll_of_q" (the estimate from the samples of q(z|x) alone) have the mean
     over the images and its standard error, in nats. The two NLLs are None if log_prob is not a likelihood.
-    "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the numbers of the latents in use (Burda et al.
+    "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the indices of the latents in use (Burda et al.
     2016, section 4.2). on_image() is called after the importance samples of each image.
     """
     x = prepare_test(model.likelihood, images)

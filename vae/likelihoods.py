@@ -1,4 +1,4 @@
-"""Distributions of the pixels given z: what x is, log p(x|z), and which picture to show.
+"""Distributions of the pixels given z: what x is, log p(x|z), bits/dim, and which picture to show.
 
 Symbols: x is the data, [batch, d]; params are the decoder's outputs, [batch, d, P]; d = h w c.
 """

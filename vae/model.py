@@ -43,7 +43,7 @@ class Elbo(NamedTuple):
 
     @property
     def value(self) -> tf.Tensor:
-        """E_q[log p(x|z)] - KL(q(z|x) || p(z)) <= log p(x), [batch] nats; it is maximised (ibid., equation 3)."""
+        """E_q[log p(x|z)] - KL(q(z|x) || p(z)) <= log p(x), estimated with one z, [batch] nats (ibid., equation 3)."""
         return self.log_likelihood - self.kl
 
 

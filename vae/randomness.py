@@ -1,4 +1,8 @@
-"""The random streams: one for each purpose and epoch, so that an epoch's draws depend on its seed and number alone."""
+"""The random streams: one for each purpose and epoch, so that a resumed run draws what an uninterrupted one draws.
+
+An epoch's stream depends on the seed and the epoch's number. For example, the noise of z in epoch 7 is drawn by
+training.make_blocks from generator(seed, "noise", 7), where seed is --seed.
+"""
 
 import numpy as np
 
@@ -14,12 +18,13 @@ PURPOSES = (
     "importance",  # importance.draw_noise; index: the image
 )
 
-# The seed of all draws for the test set, in evaluation and figures: the same for every run.
+# The seed of the test set's binarization or noise, of its z in the test ELBO, and of the importance samples. It is the
+# same for every run.
 TEST_SEED = 0
 
 
 def seed_sequence(seed: int, purpose: str, index: int = 0) -> np.random.SeedSequence:
-    """Returns the seed of one stream, for one of PURPOSES and its index. `seed` is the run's --seed, or TEST_SEED."""
+    """Returns the seed of one stream, for one of PURPOSES and its index."""
     return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), index))
 
 

@@ -1,8 +1,11 @@
 """The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out.
 
-The loop is the same for every network. One that XLA compiles well (`model.jit_compile`; the flat ones) runs as a single
-XLA program per block. conv3 runs as a TensorFlow graph with oneDNN instead, in shorter blocks, since its steps are
-longer. See vae.networks.NETWORKS and compile_block.
+An epoch is the same for every network, with three differences. A network that XLA compiles well (`model.jit_compile`;
+the flat ones) runs as one XLA program per block, and conv3 as a TensorFlow graph with oneDNN: see compile_block and
+vae.networks.NETWORKS. conv3 has fewer steps in a block, since each of them is longer: see block_steps. And how x is
+prepared depends on the likelihood; conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
+
+All random draws of an epoch, the noise of z among them, are made in make_blocks.
 """
 
 import math
