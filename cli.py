@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import ACTIVATIONS, DATASETS, LIKELIHOODS, VAE_TYPES, Config
 
-# At run time these imports would load TensorFlow, which --help and error messages do not need.
+# At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -325,7 +325,8 @@ def script(main: MainFunction) -> Callable[..., int]:
     """Decorates a script's main(argv=None): errors that a user can cause end in a short message and an exit code.
 
     OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks. FloatingPointError means that
-    training diverged. Any other exception is a bug, and keeps its traceback.
+    training diverged. Packages or memory that are missing get a message of their own. Any other exception is a bug, and
+    keeps its traceback.
     """
     runs_as_program = main.__module__ == "__main__"
 

@@ -29,7 +29,7 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 class Config:
     """The parameters of one training run: those of the report, and a few more.
 
-    An empty `likelihood` becomes the type's default, and so does a `hidden_size` that the type does not use. Raises
+    An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use is ignored. Raises
     ValueError if the type does not support the likelihood.
     """
 

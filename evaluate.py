@@ -54,7 +54,7 @@ def format_table(metrics: dict[str, Any]) -> str:
         "log_likelihood": "log-likelihood term",
         "kl": "KL",
         "nll": f"NLL, {metrics['num_samples']} importance samples",
-        "nll_of_q": f"the same, {metrics['num_samples_of_q']} of q(z|x) alone",
+        "nll_of_q": f"NLL, {metrics['num_samples_of_q']} samples of q(z|x) alone",
     }
     lines = [f"epoch {metrics['epoch']}, {metrics['num_images']} test images, seed {metrics['seed']}"]
     for name, label in labels.items():

@@ -1,6 +1,6 @@
 """The data sets of the report, and scikit-learn's digits.
 
-`load(name, data_dir)` returns a Dataset of raw bytes. Each data set has a module of its own.
+`load(name, data_dir)` returns a Dataset of raw bytes. Each module reads one data set; cifar10.py also crops it.
 """
 
 from collections.abc import Callable

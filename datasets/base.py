@@ -91,7 +91,8 @@ class Source(NamedTuple):
 def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Source:
     """Returns the Source of a published file in `folder`. Downloads the file if it is missing.
 
-    The folder may hold a .gz file unpacked instead. An existing file is never replaced.
+    The folder may hold a .gz file unpacked instead. An existing file is never replaced. Pickles and files from packages
+    are checked further: see frey_faces.read_pkl, mnist.py and package_registries.py.
 
     Raises DataError if the existing file is not the published one and allow_unverified is false. Raises DownloadError
     if the file is missing and cannot be downloaded from any of its addresses.
@@ -175,7 +176,10 @@ def _innermost(error: Exception) -> Exception:
 def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
     """Returns the end of an error message, which says what to put into `folder` if `files` cannot be downloaded."""
     listed = "".join(f"\n  {file.name}  {file.sha256}" for file in files)
-    return f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}"
+    return (
+        f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}\n"
+        "files with another sha256 are accepted with --allow_unverified"
+    )
 
 
 def last_line(printed: str, default: str) -> str:

@@ -92,7 +92,10 @@ class CrossEntropy(Bernoulli):
 
 
 class DequantizedLikelihood(Likelihood):
-    """What the densities on [0, 1) share: bytes made continuous, and bits per dimension of the bytes."""
+    """What densities of dequantized pixels share: the data, a learned scale, and bits per dimension of the bytes.
+
+    A subclass sets scale_floor and max_log_scale, and implements log_prob and image.
+    """
 
     num_params = 2
     normalized = True
@@ -119,14 +122,17 @@ class DequantizedLikelihood(Likelihood):
         """Returns nll/(d ln 2) + log2(256): bits per dimension of the bytes, for the NLL of a density on [0, 1)^d."""
         return nll / (d * math.log(2)) + 8
 
-    def normal_log_density(self, x: tf.Tensor, mean: tf.Tensor, raw_scale: tf.Tensor) -> tf.Tensor:
-        """Returns log N(x; mean, scale^2), elementwise.
+    def scale(self, raw_scale: tf.Tensor) -> tf.Tensor:
+        """Returns scale = exp(m - softplus(m - raw_scale)) + scale_floor with m = max_log_scale, elementwise.
 
-        With m = max_log_scale: scale = exp(m - softplus(m - raw_scale)) + scale_floor. The softplus keeps the exponent
-        below m smoothly. A hard limit would have no gradient beyond it.
+        The softplus keeps the exponent below m smoothly. A hard limit would have no gradient beyond it.
         """
         log_scale = self.max_log_scale - tf.nn.softplus(self.max_log_scale - raw_scale)
-        scale = tf.exp(log_scale) + self.scale_floor
+        return tf.exp(log_scale) + self.scale_floor
+
+    def normal_log_density(self, x: tf.Tensor, mean: tf.Tensor, raw_scale: tf.Tensor) -> tf.Tensor:
+        """Returns log N(x; mean, scale(raw_scale)^2), elementwise."""
+        scale = self.scale(raw_scale)
         return -0.5 * tf.square((x - mean) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
