@@ -70,7 +70,15 @@ def build_conv3(
     sizes that the encoder saw.
     """
     sizes = pooled_sizes(image_shape[:2], num_pools=len(CONV3_FILTERS))
-    smallest_shape = (*sizes[-1], CONV3_FILTERS[-1])
+    encoder = build_conv3_encoder(image_shape, latent_dim, activation, seeds)
+    decoder = build_conv3_decoder(image_shape, latent_dim, num_params, activation, seeds, sizes)
+    return encoder, decoder
+
+
+def build_conv3_encoder(
+    image_shape: tuple[int, ...], latent_dim: int, activation: str, seeds: Iterator[int]
+) -> keras.Model:
+    """Builds the encoder of build_conv3."""
     encoder = [keras.Input((math.prod(image_shape),)), layers.Reshape(image_shape)]
     for filters, kernel in zip(CONV3_FILTERS, CONV3_KERNELS, strict=True):
         encoder.append(layers.Conv2D(filters, kernel, padding="same", kernel_initializer=glorot_uniform(seeds)))
@@ -79,10 +87,24 @@ def build_conv3(
         encoder.append(layers.Activation(activation))
     encoder.append(layers.Flatten())
     encoder.append(layers.Dense(2 * latent_dim, kernel_initializer=glorot_uniform(seeds)))
+    return keras.Sequential(encoder)
 
-    decoder = [keras.Input((latent_dim,))]
-    decoder.append(layers.Dense(math.prod(smallest_shape), activation, kernel_initializer=glorot_uniform(seeds)))
-    decoder.append(layers.Reshape(smallest_shape))
+
+def build_conv3_decoder(
+    image_shape: tuple[int, ...],
+    latent_dim: int,
+    num_params: int,
+    activation: str,
+    seeds: Iterator[int],
+    sizes: list[tuple[int, ...]],
+) -> keras.Model:
+    """Builds the decoder of build_conv3. `sizes` are those that the encoder saw: see pooled_sizes."""
+    smallest_shape = (*sizes[-1], CONV3_FILTERS[-1])
+    decoder = [
+        keras.Input((latent_dim,)),
+        layers.Dense(math.prod(smallest_shape), activation, kernel_initializer=glorot_uniform(seeds)),
+        layers.Reshape(smallest_shape),
+    ]
     outputs = (CONV3_FILTERS[1], CONV3_FILTERS[0], image_shape[2] * num_params)
     activations = (activation, activation, None)
     for stage, kernel in enumerate(reversed(CONV3_KERNELS)):
@@ -98,7 +120,7 @@ def build_conv3(
             )
         )
     decoder.append(layers.Reshape((math.prod(image_shape), num_params)))
-    return keras.Sequential(encoder), keras.Sequential(decoder)
+    return keras.Sequential(decoder)
 
 
 def pooled_sizes(size: tuple[int, ...], num_pools: int) -> list[tuple[int, ...]]:
