@@ -33,6 +33,10 @@ NUM_STEPS = 20
 def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args_for_trained_model(argv, __doc__)
     trained = cli.open_trained_run(args)
+    num_needed = NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS
+    num_images = len(trained.data.test_images)
+    if num_images < num_needed:
+        raise cli.UsageError(f"these pictures need {num_needed} test images, and {trained.data.name} has {num_images}")
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
 

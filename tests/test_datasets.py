@@ -219,7 +219,7 @@ def test_without_the_frey_faces_the_message_says_that_one_file_is_enough_and_wha
     mat, pkl = serve_from(server[0], monkeypatch, frey_faces, "MAT", "PKL")
     with pytest.raises(DataError) as caught:
         datasets.load("frey_faces", tmp_path)
-    assert str(caught.value).splitlines()[-4:] == [
+    assert str(caught.value).splitlines()[-3:] == [
         f"to provide the data yourself, put {mat.name} or {pkl.name} into {tmp_path / 'frey_faces'}; "
         "one of them is enough",
         f"  {pkl.name}: its sha256, as sha256sum prints it, is {pkl.sha256}",

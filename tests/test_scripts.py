@@ -1,5 +1,6 @@
 """The scripts as users run them, through main([...]) or as processes; the README's commands are among them."""
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -588,6 +589,16 @@ def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(workspac
     (both,) = workspace.pictures.rglob("latent_space_2_and_20.png")
     alone = both.with_name("latent_space_pca.png")
     assert read_picture(both).shape[1] == 2 * read_picture(alone).shape[1]
+
+
+def test_too_few_test_images_for_the_pictures_are_refused_before_any_is_drawn(workspace, capsys, monkeypatch):
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    whole = datasets.load("digits")
+    small = dataclasses.replace(whole, test_images=whole.test_images[:19])
+    monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: small)
+    assert workspace.run("make_pictures", *DIGITS) == 2
+    assert "these pictures need 20 test images, and digits has 19" in capsys.readouterr().err
+    assert not list(workspace.pictures.rglob("generated.png"))
 
 
 def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):

@@ -99,7 +99,7 @@ class DequantizedLikelihood(Likelihood):
 
     num_params = 2
     normalized = True
-    # The standard deviation lies between scale_floor and scale_floor + exp(max_log_scale).
+    # The learned scale lies between scale_floor and scale_floor + exp(max_log_scale).
     scale_floor: ClassVar[float]
     max_log_scale: ClassVar[float]
 
