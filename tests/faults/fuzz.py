@@ -1,7 +1,7 @@
 """Runs one of the project's parsers under the coverage-guided fuzzer atheris.
 
-Usage: python tests/faults/fuzz.py NAME RUNS FOLDER, where FOLDER is empty. Whatever the input, a parser must return
-what it promises or raise DataError. Atheris ends the process itself, so main never returns.
+Usage: PYTHONPATH=.:tests python tests/faults/fuzz.py NAME RUNS FOLDER, where FOLDER is empty. Whatever the input, a
+parser must return what it promises or raise DataError. Atheris ends the process itself, so main never returns.
 """
 
 import sys
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 # Atheris follows only what is first imported here: the parsers, and the libraries whose branches matter to them.
 with atheris.instrument_imports(include=["datasets", "gzip", "tarfile", "zipfile"]):
     import gzip

@@ -19,6 +19,7 @@ from scipy.io import savemat
 
 from datasets import DataError, matlab, matlab_reader, svhn
 
+ROOT = Path(__file__).parents[2]
 INPUTS = 100_000
 MAT_INPUTS = 2000
 
@@ -49,7 +50,8 @@ def test_parser(name):
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         command = [sys.executable, Path(__file__).with_name("fuzz.py"), name, str(INPUTS), folder]
-        completed = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert completed.returncode == 0, completed.stderr[-3000:]
     assert f"Done {INPUTS} runs" in completed.stderr, completed.stderr[-3000:]
 
