@@ -14,7 +14,7 @@ OURS = "this project"
 FLAT = (
     Contender(LIMIT, "benchmarks.limit", kind="flat"),
     Contender(OURS, "benchmarks.ours", kind="flat_binarized"),
-    Contender("JAX + Optax: `lax.scan`, data prepared in advance", "benchmarks.peers.jax_scan", kind="prepared"),
+    Contender("JAX + Optax: `lax.scan`, data prepared by NumPy", "benchmarks.peers.jax_scan", kind="prepared"),
     Contender("JAX + Optax: `lax.scan`, draws its own data", "benchmarks.peers.jax_scan", kind="own_draws"),
     Contender("Keras: `fit`, XLA, `steps_per_execution=100`", "benchmarks.peers.keras_fit", kind="fit"),
     Contender("PyTorch: torch.compile, fused Adam", "benchmarks.peers.pytorch", kind="compiled"),
