@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config import ACTIVATIONS, DATASETS, LIKELIHOODS, VAE_TYPES, Config
+from config import ACTIVATIONS, DATASETS, LEARNING_RATE_SCHEDULES, LIKELIHOODS, PRECISIONS, VAE_TYPES, Config
 
 # At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
@@ -136,6 +136,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "type": SEED,
         "default": Config.seed,
         "help": "sets initial weights, order of images and noise; part of the run's name (default: %(default)s)",
+    },
+    "precision": {
+        "choices": PRECISIONS,
+        "default": Config.precision,
+        "help": "arithmetic of the networks; weights and sums are always float32 (default: %(default)s)",
+    },
+    "learning_rate_schedule": {
+        "choices": LEARNING_RATE_SCHEDULES,
+        "default": Config.learning_rate_schedule,
+        "help": "staged: 3^i epochs at learning_rate x 10^(-i/7), for i = 0 to 7 (default: %(default)s)",
     },
     "restore": {
         "type": true_or_false,

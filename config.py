@@ -23,6 +23,9 @@ VAE_TYPES = {
 LIKELIHOODS = ("cross_entropy", "bernoulli", "normal", "logit_normal")
 # All of them are monotonic, because conv3 pools before its activation.
 ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid", "softsign")
+# Keras's dtype policies for the networks. mixed_bfloat16 computes in bfloat16 and keeps the weights in float32.
+PRECISIONS = ("float32", "mixed_bfloat16")
+LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Config:
     activation: str = "relu"
     likelihood: str = ""
     seed: int = 0
+    precision: str = "float32"
+    learning_rate_schedule: str = "constant"
 
     def __post_init__(self) -> None:
         vae_type = VAE_TYPES[self.vae_type]
@@ -66,7 +71,7 @@ class Config:
     def run_name(self) -> str:
         """The name of the run's folder: everything that shapes the result, except the number of epochs.
 
-        Activation, likelihood and seed appear only if they differ from the default.
+        Activation, likelihood, seed, precision and schedule appear only if they differ from the default.
         """
         vae_type = VAE_TYPES[self.vae_type]
         parts = [self.dataset, self.vae_type, f"z{self.latent_dim}"]
@@ -80,6 +85,10 @@ class Config:
             parts.append(self.likelihood)
         if self.seed != Config.seed:
             parts.append(f"seed{self.seed}")
+        if self.precision != Config.precision:
+            parts.append(self.precision)
+        if self.learning_rate_schedule != Config.learning_rate_schedule:
+            parts.append(self.learning_rate_schedule)
         return "_".join(parts)
 
     def arguments(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import tqdm
 
     from datasets import Dataset
+    from vae.model import VAE
     from vae.runs import Run
     from vae.training import HistoryRow
 
@@ -61,6 +63,7 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
     config = args.config
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
     state = prepare_state(args, run, data)
+    warn_about_precision(config, state.model)
     signal_number = train_and_save(config, run, data, state, picture)
 
     last_row = run.history[-1]
@@ -92,11 +95,35 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train
     return state
 
 
+def warn_about_precision(config: Config, model: VAE) -> None:
+    """Tells the user where mixed_bfloat16 makes training slower, not faster."""
+    if config.precision == "float32":
+        return
+    if model.jit_compile:
+        print(f"--precision {config.precision}: {config.vae_type} trains faster with float32", file=sys.stderr)
+    elif not has_bfloat16_instructions():
+        print(
+            f"--precision {config.precision} will be slow: this processor has no bfloat16 instructions "
+            "(AVX512_BF16 or AMX)",
+            file=sys.stderr,
+        )
+
+
+def has_bfloat16_instructions() -> bool:
+    """Returns whether the processor computes in bfloat16, according to Linux. Elsewhere it is assumed."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return True
+    # x86 names them avx512_bf16 and amx_bf16, and ARM bf16.
+    return "bf16" in cpuinfo.read_text()
+
+
 def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Checkpoint, picture: Path) -> int:
     """Trains, saves and draws until the final epoch or a signal; returns the signal's number, or 0."""
     from vae import evaluation, signals, training
 
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(signals.deferred())
@@ -107,6 +134,7 @@ def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Chec
             num_epochs=config.num_epochs,
             batch_size=config.batch_size,
             seed=config.seed,
+            learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
             measure_test_elbo=measure_test_elbo,
             on_steps=bar.update,
         )

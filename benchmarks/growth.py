@@ -69,6 +69,7 @@ def seconds_per_epoch(images: np.ndarray, config: Config) -> float:
         num_epochs=EPOCHS + 1,
         batch_size=config.batch_size,
         seed=config.seed,
+        learning_rate_of=lambda epoch: config.learning_rate,
         measure_test_elbo=lambda: 0.0,
     )
     after_warm_up = itertools.islice(rows, 1, None)

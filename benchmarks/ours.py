@@ -24,6 +24,7 @@ def main() -> None:
         num_epochs=10**6,
         batch_size=config.batch_size,
         seed=config.seed,
+        learning_rate_of=lambda epoch: config.learning_rate,
         measure_test_elbo=lambda: 0.0,
     )
     for row in rows:

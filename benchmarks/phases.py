@@ -98,6 +98,7 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
         num_epochs=1,
         batch_size=config.batch_size,
         seed=config.seed,
+        learning_rate_of=lambda epoch: config.learning_rate,
         measure_test_elbo=measure_test_elbo,
         on_steps=end_block,
     )

@@ -24,6 +24,8 @@ def test_the_names_are_those_of_the_tables():
         ({"activation": "tanh", "seed": 3}, "mnist_flat_binarized_z20_h200_lr0.001_b100_tanh_seed3"),
         ({"vae_type": "conv3", "learning_rate": 1e-5}, "mnist_conv3_z20_lr1e-05_b100"),
         ({"vae_type": "conv3", "likelihood": "normal"}, "mnist_conv3_z20_lr0.001_b100_normal"),
+        ({"vae_type": "conv3", "precision": "mixed_bfloat16"}, "mnist_conv3_z20_lr0.001_b100_mixed_bfloat16"),
+        ({"learning_rate_schedule": "staged"}, "mnist_flat_binarized_z20_h200_lr0.001_b100_staged"),
     ],
 )
 def test_run_name(options, name):

@@ -84,7 +84,16 @@ def standard_error_of_nll(image_log_weights):
 def test_the_nll_is_the_elbo_for_one_sample_and_falls_with_more_samples(images):
     model = create_for_digits("bernoulli")
     state = training.create_state(model, learning_rate=1e-2)
-    list(training.fit(state, images, num_epochs=30, batch_size=60, seed=0, measure_test_elbo=lambda: 0.0))
+    rows = training.fit(
+        state,
+        images,
+        num_epochs=30,
+        batch_size=60,
+        seed=0,
+        learning_rate_of=lambda epoch: 1e-2,
+        measure_test_elbo=lambda: 0.0,
+    )
+    list(rows)
     x = evaluation.prepare_test(model.likelihood, images)
 
     def mean_nlls(num_samples):

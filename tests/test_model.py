@@ -1,8 +1,10 @@
 """The VAE: KL and ELBO against closed forms and quadrature, and its weights."""
 
+import keras
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow as tf
 from scipy.integrate import quad
 from scipy.special import expit, logit
 
@@ -11,7 +13,7 @@ from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
 from vae.model import VAE, Posterior
 
 
-def create(likelihood, network="flat", image_shape=(4, 3, 1), activation="relu", seed=0):
+def create(likelihood, network="flat", image_shape=(4, 3, 1), activation="relu", seed=0, precision="float32"):
     """Returns a small VAE with two latents."""
     return model.create(
         network=network,
@@ -21,6 +23,7 @@ def create(likelihood, network="flat", image_shape=(4, 3, 1), activation="relu",
         hidden_size=8,
         activation=activation,
         seed=seed,
+        precision=precision,
     )
 
 
@@ -162,3 +165,26 @@ def test_a_z_of_the_wrong_width_is_refused():
     vae = create("bernoulli")
     with pytest.raises(ValueError, match="z has 3 latents, but the model has 2"):
         vae.images(np.zeros((5, 3), np.float32))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("network", ["flat", "conv3"])
+def test_mixed_bfloat16_changes_the_networks_alone(network, likelihood):
+    """Weights, posterior, decoder outputs and ELBO are float32, and the ELBO is that of float32 to a percent."""
+    expected, vae = (create(likelihood, network=network, precision=name) for name in ("float32", "mixed_bfloat16"))
+    for weight, expected_weight in zip(vae.trainable_variables, expected.trainable_variables, strict=True):
+        assert weight.dtype == "float32"
+        np.testing.assert_array_equal(weight, expected_weight)
+    assert vae.encoder.compute_dtype == vae.decoder.compute_dtype == "bfloat16"
+    rng = np.random.default_rng(0)
+    x = vae.likelihood.prepare(rng.integers(0, 256, (50, 12), dtype=np.uint8), rng)
+    noise = rng.standard_normal((50, 2), dtype=np.float32)
+    elbo = vae.elbo(x, noise)
+    tensors = [*vae.encode(x), vae.decode(noise), *elbo]
+    assert {tensor.dtype for tensor in tensors} == {tf.float32}
+    np.testing.assert_allclose(elbo.value.numpy().mean(), expected.elbo(x, noise).value.numpy().mean(), rtol=0.01)
+
+
+def test_the_dtype_policy_of_other_models_stays():
+    create("bernoulli", precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"

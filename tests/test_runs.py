@@ -35,7 +35,15 @@ def state_at(epoch, seed=0):
 
 
 def row_of(epoch):
-    return HistoryRow(epoch, train_elbo=-1.5, train_log_likelihood=-1.0, train_kl=0.5, test_elbo=math.nan, seconds=0.25)
+    return HistoryRow(
+        epoch,
+        train_elbo=-1.5,
+        train_log_likelihood=-1.0,
+        train_kl=0.5,
+        test_elbo=math.nan,
+        seconds=0.25,
+        learning_rate=0.001,
+    )
 
 
 def history_up_to(epoch):
@@ -93,11 +101,23 @@ def test_a_history_is_read_back_exactly(folder):
     assert runs.read_history(folder) == rows
 
 
+def test_a_history_without_learning_rates_is_carried_on_with_those_of_the_config(folder):
+    """Runs that were saved before the column existed had a constant rate."""
+    save(folder, 2)
+    path = folder / "history.csv"
+    lines = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    assert all(math.isnan(row.learning_rate) for row in runs.read_history(folder))
+    with runs.training_run(folder) as run:
+        run.restore(state_at(0), CONFIG)
+        assert [row.learning_rate for row in run.history] == [CONFIG.learning_rate] * 2
+
+
 def test_rows_beyond_the_checkpoint_are_dropped_when_training_continues(folder):
     """A kill between history.csv and the checkpoint leaves such rows. Training writes them again."""
     save(folder, 3)
     with (folder / "history.csv").open("a") as file:
-        file.write("4,-1,-1,0,nan,1\n")
+        file.write("4,-1,-1,0,nan,1,0.001\n")
     with runs.training_run(folder) as run:
         state = state_at(0, seed=5)
         run.restore(state, CONFIG)
@@ -325,7 +345,7 @@ def test_a_damaged_history_is_refused_by_name(folder, content):
         run.restore(state_at(0), CONFIG)
 
 
-@pytest.mark.parametrize("line", ["4", "4,1,2,3,4", "4,1,2,3,4,5,6", "x,1,2,3,4,5", "4,x,2,3,4,5"])
+@pytest.mark.parametrize("line", ["4", "4,1,2,3,4,5", "4,1,2,3,4,5,6,7", "x,1,2,3,4,5,6", "4,x,2,3,4,5,6"])
 def test_a_damaged_line_of_a_history_is_refused_by_name(folder, line):
     save(folder, 3)
     with (folder / "history.csv").open("a") as file:

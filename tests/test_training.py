@@ -1,5 +1,7 @@
 """The training loop: its steps against plain NumPy, its random draws, and its history."""
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -33,8 +35,9 @@ def new_state(likelihood="bernoulli", seed=0, learning_rate=1e-3, network="flat"
 
 def fit(state, images, num_epochs, **options):
     """Trains up to num_epochs, in batches of 100, and returns the rows of the history."""
-    rows = training.fit(state, images, num_epochs, batch_size=100, seed=0, measure_test_elbo=lambda: -1.0, **options)
-    return list(rows)
+    learning_rate = float(state.optimizer.learning_rate)
+    options = {"learning_rate_of": lambda epoch: learning_rate, "measure_test_elbo": lambda: -1.0, **options}
+    return list(training.fit(state, images, num_epochs, batch_size=100, seed=0, **options))
 
 
 def trained_arrays(state):
@@ -49,19 +52,21 @@ def without_seconds(history):
 # ---- Steps ---------------------------------------------------------------------------------------------------------
 
 
-def train_in_numpy(state, batches):
+def train_in_numpy(state, batches, rates=None):
     """Returns each step's mean log-likelihood and mean KL, in float64, when a flat model with Bernoulli pixels trains.
 
-    `state` has the first weights, and is not changed. batches: pairs of x and noise. Adam's learning rate is 0.001.
+    `state` has the first weights, and is not changed. batches: pairs of x and noise. rates: Adam's learning rate
+    in each step (default: 0.001).
     """
+    rates = rates or itertools.repeat(1e-3)
     weights = [variable.numpy().astype(np.float64) for variable in state.model.trainable_variables]
     first_moments = [np.zeros_like(weight) for weight in weights]
     second_moments = [np.zeros_like(weight) for weight in weights]
     terms = []
-    for step, (x, noise) in enumerate(batches, start=1):
+    for step, ((x, noise), learning_rate) in enumerate(zip(batches, rates, strict=False), start=1):
         log_likelihood, kl, gradients = elbo_and_gradients(weights, x.astype(np.float64), noise)
         terms.append((log_likelihood, kl))
-        rate = 1e-3 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        rate = learning_rate * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
         for weight, first, second, gradient in zip(weights, first_moments, second_moments, gradients, strict=True):
             first += 0.1 * (gradient - first)
             second += 0.001 * (gradient**2 - second)
@@ -98,16 +103,57 @@ def elbo_and_gradients(weights, x, noise):
     return log_likelihood.mean(), kl.mean(), gradients
 
 
-def test_the_first_100_steps_are_those_of_plain_numpy(images):
+@pytest.mark.parametrize("batch_size", [99, 100, 101])
+def test_the_first_100_steps_are_those_of_plain_numpy(images, batch_size):
+    """From 100 images on, a step has two parts, which may be uneven."""
     state = new_state()
-    blocks = list(training.make_blocks(state.model, images, range(1, 9), batch_size=100, seed=0))
-    x = np.concatenate([block.x for block in blocks])[:10_000]
-    noise = np.concatenate([block.noise for block in blocks])[:10_000]
-    batches = zip(x.reshape(100, 100, 64), noise.reshape(100, 100, 3), strict=True)
+    num_rows = 100 * batch_size
+    blocks = list(training.make_blocks(state.model, images, range(1, 9), batch_size=batch_size, seed=0))
+    x = np.concatenate([block.x for block in blocks])[:num_rows]
+    noise = np.concatenate([block.noise for block in blocks])[:num_rows]
+    batches = zip(x.reshape(100, batch_size, 64), noise.reshape(100, batch_size, 3), strict=True)
     expected = train_in_numpy(state, batches)
-    terms = training.compile_block(state, 100)(Block(x, noise, num_steps=100))
+    terms = training.compile_block(state, batch_size)(Block(x, noise, num_steps=100))
     assert terms.shape == (100, 2)
     np.testing.assert_allclose(terms, expected, atol=1e-3, rtol=0)
+
+
+def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy(images):
+    """The first stage of the staged schedule ends after epoch 1, the second after epoch 4."""
+    state = new_state()
+    blocks = list(training.make_blocks(state.model, images, range(1, 6), batch_size=100, seed=0))
+    num_steps = blocks[0].num_steps
+    batches = []
+    for block in blocks:
+        x = block.x.reshape(num_steps, 100, 64)
+        noise = block.noise.reshape(num_steps, 100, 3)
+        batches += zip(x, noise, strict=True)
+    rates = [1e-3] * num_steps + [1e-3 * 10 ** (-1 / 7)] * 3 * num_steps + [1e-3 * 10 ** (-2 / 7)] * num_steps
+    expected = train_in_numpy(state, batches, rates).reshape(5, num_steps, 2).mean(axis=1)
+
+    rows = fit(state, images, 5, learning_rate_of=functools.partial(training.staged_rate, 1e-3))
+    terms = [(row.train_log_likelihood, row.train_kl) for row in rows]
+    np.testing.assert_allclose(terms, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 99, 100, 101, 1000])
+@pytest.mark.parametrize("network", ["flat", "conv3"])
+def test_the_parts_of_a_step_have_all_its_images(network, batch_size):
+    sizes = training.part_sizes(new_state(network=network).model, batch_size)
+    assert sum(sizes) == batch_size
+    assert min(sizes) >= 1
+    assert len(sizes) == (2 if network == "flat" and batch_size >= 100 else 1)
+
+
+def test_the_staged_rate_is_that_of_burda_et_al():
+    """Stage i = 0, ..., 7 lasts 3^i epochs at 10^(-i/7) of the rate, and the last one stays."""
+    rates = []
+    for stage in range(8):
+        rates += [0.5 * 10 ** (-stage / 7)] * 3**stage
+    rates += [0.05] * 100
+    assert len(rates) == 3280 + 100
+    assert [training.staged_rate(0.5, epoch) for epoch in range(1, 3381)] == pytest.approx(rates, rel=1e-12)
+    assert training.constant_rate(0.5, 3280) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -196,7 +242,8 @@ def test_of_a_block_that_is_not_full_only_its_steps_are_trained(images, monkeypa
 
 def test_the_history_has_a_row_for_each_epoch(images):
     rows = fit(new_state(), images, 12)
-    assert HistoryRow._fields == ("epoch", "train_elbo", "train_log_likelihood", "train_kl", "test_elbo", "seconds")
+    columns = "epoch train_elbo train_log_likelihood train_kl test_elbo seconds learning_rate"
+    assert " ".join(HistoryRow._fields) == columns
     assert [row.epoch for row in rows] == list(range(1, 13))
     assert all(row.train_elbo == row.train_log_likelihood - row.train_kl for row in rows)
     assert all(row.seconds > 0 for row in rows)
@@ -218,7 +265,16 @@ def test_seconds_are_those_of_the_epoch_without_what_the_caller_does_between_epo
         return -1.0
 
     seconds = []
-    for row in training.fit(new_state(), images[:200], 3, batch_size=100, seed=0, measure_test_elbo=test_elbo):
+    rows = training.fit(
+        new_state(),
+        images[:200],
+        num_epochs=3,
+        batch_size=100,
+        seed=0,
+        learning_rate_of=lambda epoch: 1e-3,
+        measure_test_elbo=test_elbo,
+    )
+    for row in rows:
         seconds.append(row.seconds)
         now[0] += 100
     assert seconds == [2, 2, 2]

@@ -5,6 +5,7 @@ Symbols: x is the data, [batch, d]; params are the decoder's outputs, [batch, d,
 
 import abc
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -43,6 +44,25 @@ class Likelihood(abc.ABC):
         """Returns the bits per dimension of a negative log-likelihood in nats, or None where they mean nothing."""
 
 
+@tf.custom_gradient
+def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
+    """Returns log p = x log sigmoid(l) + (1 - x) log sigmoid(-l) for logits l, elementwise.
+
+    log p = x l - softplus(l), and softplus(l) = max(l, 0) - log sigmoid(|l|), so no logarithm ever sees 0. The value
+    and its gradient, x - sigmoid(l), share one exponential. TensorFlow's own cross-entropy computes it twice.
+    """
+    # sigmoid(|l|) = 1/(1 + e) and sigmoid(-|l|) = e/(1 + e) with e = exp(-|l|), which cannot overflow.
+    exponential = tf.exp(-tf.abs(logits))
+    sigmoid_of_abs = 1 / (1 + exponential)
+    log_prob = x * logits - tf.maximum(logits, 0) + tf.math.log(sigmoid_of_abs)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        sigmoid = tf.where(logits >= 0, sigmoid_of_abs, exponential * sigmoid_of_abs)
+        return upstream * logits, upstream * (x - sigmoid)
+
+    return log_prob, gradient
+
+
 class Bernoulli(Likelihood):
     """Binarized pixels: x ~ Binomial(1, pixel/255) (the report, section 3.1), p(x|z) = Bernoulli(sigmoid(params))."""
 
@@ -64,9 +84,7 @@ class Bernoulli(Likelihood):
         return x.view(np.uint8)
 
     def log_prob(self, x: tf.Tensor, params: tf.Tensor) -> tf.Tensor:
-        # log p = x log sigmoid(l) + (1 - x) log sigmoid(-l). Computed from the logits l, no logarithm ever sees 0.
-        logits = params[..., 0]
-        return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits), axis=-1)
+        return tf.reduce_sum(bernoulli_log_prob(x, params[..., 0]), axis=-1)
 
     def image(self, params: tf.Tensor) -> tf.Tensor:
         """Returns the mean of x."""

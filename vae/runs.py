@@ -29,6 +29,9 @@ from vae.training import HistoryRow, is_tested
 SAVE_SECONDS = 60
 SAVE_EPOCHS = 10
 
+# The columns of a history.csv that was written before there was a schedule of the learning rate.
+FIRST_HISTORY_FIELDS = HistoryRow._fields[:-1]
+
 # The folder, beside the runs, that --overwrite moves earlier runs to.
 REPLACED = "replaced"
 
@@ -68,22 +71,22 @@ class Run:
         if dataclasses.replace(saved.config, num_epochs=config.num_epochs) != config:
             raise RunError(f"{self.folder} holds another model, according to its config.json: {saved.config}")
         epoch = checkpoints.restore(state, self.folder)
-        self.history = self._read_history(epoch)
+        self.history = self._read_history(epoch, config.learning_rate)
         checkpoints.set_damaged_aside(self.folder, epoch)
         self._data_verified = saved.data_verified
         self._last_save_epoch = epoch
         self._last_save_time = time.monotonic()
 
-    def _read_history(self, epoch: int) -> list[HistoryRow]:
+    def _read_history(self, epoch: int, learning_rate: float) -> list[HistoryRow]:
         """Returns the rows up to an epoch, as uninterrupted training would have written them.
 
         A kill between history.csv and the checkpoint leaves rows beyond the epoch. And the last row of a run that was
-        stopped has a test ELBO in any case.
+        stopped has a test ELBO in any case. Rows without a learning rate are from before there was a schedule.
         """
         history = [without_extra_test(row) for row in read_history(self.folder)[:epoch]]
         if [row.epoch for row in history] != list(range(1, epoch + 1)):
             raise RunError(f"{self.folder / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
-        return history
+        return [with_learning_rate(row, learning_rate) for row in history]
 
     def move_to_replaced(self) -> None:
         """Moves an earlier model, if there is one, to <checkpoints_dir>/replaced/<run name>.<n>, and says so.
@@ -214,17 +217,17 @@ def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
         with path.open(newline="", encoding="utf-8") as file:
             lines = [line for line in csv.reader(file) if line]
         header = ",".join(lines[0]) if lines else ""
-        if header != ",".join(HistoryRow._fields):
+        if header not in (",".join(HistoryRow._fields), ",".join(FIRST_HISTORY_FIELDS)):
             raise ValueError(f"its first line is {header!r}, not {','.join(HistoryRow._fields)!r}")
-        return [parse_history_row(line) for line in lines[1:]]
+        return [parse_history_row(line, num_cells=len(lines[0])) for line in lines[1:]]
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def parse_history_row(cells: list[str]) -> HistoryRow:
+def parse_history_row(cells: list[str], num_cells: int) -> HistoryRow:
     """Returns a row of history.csv. Raises ValueError if it does not have one number for each column."""
-    if len(cells) != len(HistoryRow._fields):
-        raise ValueError(f"the row {','.join(cells)!r} has {len(cells)} cells, not {len(HistoryRow._fields)}")
+    if len(cells) != num_cells:
+        raise ValueError(f"the row {','.join(cells)!r} has {len(cells)} cells, not {num_cells}")
     epoch, *numbers = cells
     return HistoryRow(int(epoch), *map(float, numbers))
 
@@ -234,6 +237,13 @@ def without_extra_test(row: HistoryRow) -> HistoryRow:
     if is_tested(row.epoch):
         return row
     return row._replace(test_elbo=math.nan)
+
+
+def with_learning_rate(row: HistoryRow, learning_rate: float) -> HistoryRow:
+    """Returns a row with this learning rate, if it has none of its own."""
+    if math.isnan(row.learning_rate):
+        return row._replace(learning_rate=learning_rate)
+    return row
 
 
 def last_tested(folder: str | os.PathLike) -> HistoryRow | None:
@@ -254,6 +264,7 @@ def build(config: Config, image_shape: tuple[int, ...]) -> VAE:
         hidden_size=config.hidden_size,
         activation=config.activation,
         seed=config.seed,
+        precision=config.precision,
     )
 
 

@@ -8,6 +8,7 @@ prepared depends on the likelihood; conv3's default, the cross-entropy, adds no 
 All random draws of an epoch, the noise of z among them, are made in make_blocks.
 """
 
+import bisect
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -28,9 +29,20 @@ from vae.randomness import generator
 MAX_BLOCK_FLOPS = 2e11
 MAX_BLOCK_BYTES = 2**27
 
+# From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
+# they gain, and so do four parts of a large batch. The number of parts depends on nothing else, least of all on the
+# machine, since it decides the order of sums: equal parameters give equal bits on any number of cores.
+MIN_BATCH_OF_TWO_PARTS = 100
+
+# The last epoch of each stage of staged_rate: stage i has 3^i epochs.
+STAGE_ENDS = (1, 4, 13, 40, 121, 364, 1093, 3280)
+
 
 class HistoryRow(NamedTuple):
-    """One epoch: means over the training images (nats), the mean test ELBO (nats; NaN if not measured), duration."""
+    """One epoch: means over the training images (nats), the mean test ELBO (nats; NaN if not measured), duration.
+
+    learning_rate is Adam's in that epoch, and NaN for epochs that were trained before the column existed.
+    """
 
     epoch: int
     train_elbo: float
@@ -38,6 +50,7 @@ class HistoryRow(NamedTuple):
     train_kl: float
     test_elbo: float
     seconds: float
+    learning_rate: float = math.nan
 
 
 class Block(NamedTuple):
@@ -58,6 +71,26 @@ def create_state(model: VAE, learning_rate: float) -> tf.train.Checkpoint:
     optimizer = keras.optimizers.Adam(learning_rate, epsilon=1e-8)
     optimizer.build(model.trainable_variables)
     return tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=tf.Variable(0, dtype=tf.int64))
+
+
+def constant_rate(learning_rate: float, epoch: int) -> float:
+    """Returns Adam's learning rate in an epoch, which is the same in all of them."""
+    return learning_rate
+
+
+def staged_rate(learning_rate: float, epoch: int) -> float:
+    """Returns Adam's learning rate in an epoch, which falls to a tenth in eight stages.
+
+    Stage i = 0, ..., 7 has 3^i epochs at learning_rate * 10^(-i/7), 3280 epochs in all. After them, the last rate stays
+    (Burda et al. 2016, arXiv:1509.00519, section 5).
+    """
+    last_stage = len(STAGE_ENDS) - 1
+    stage = min(bisect.bisect_left(STAGE_ENDS, epoch), last_stage)
+    return learning_rate * 10 ** (-stage / last_stage)
+
+
+# The rate depends on the epoch's number alone, so that a longer run is the shorter one carried on.
+LEARNING_RATE_SCHEDULES = {"constant": constant_rate, "staged": staged_rate}
 
 
 def is_tested(epoch: int) -> bool:
@@ -82,14 +115,16 @@ def fit(
     num_epochs: int,
     batch_size: int,
     seed: int,
+    learning_rate_of: Callable[[int], float],
     measure_test_elbo: Callable[[], float],
     on_steps: Callable[[int], object] = lambda num_steps: None,
 ) -> Generator[HistoryRow, None, None]:
     """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
-    its draws depend on `seed` and on its number alone. measure_test_elbo() returns the mean test ELBO in nats;
-    on_steps(k) is called after every k steps. Raises FloatingPointError if the ELBO or a weight is not a finite number.
+    its draws depend on `seed` and on its number alone. learning_rate_of(epoch) returns Adam's learning rate;
+    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after every k steps. Raises
+    FloatingPointError if the ELBO or a weight is not a finite number.
     """
     model = state.model
     steps_per_epoch = len(images) // batch_size
@@ -101,6 +136,8 @@ def fit(
     with ThreadPoolExecutor(max_workers=1) as trainer:
         for epoch in epochs:
             started = time.perf_counter()
+            learning_rate = learning_rate_of(epoch)
+            state.optimizer.learning_rate.assign(learning_rate)
             log_likelihood, kl = train_epoch(train_block, blocks, steps_per_epoch, trainer, on_steps)
             test_elbo = measure_test_elbo() if is_tested(epoch) else math.nan
             check_finite(model, epoch, log_likelihood - kl, test_elbo)
@@ -113,6 +150,7 @@ def fit(
                 train_kl=kl,
                 test_elbo=test_elbo,
                 seconds=seconds,
+                learning_rate=learning_rate,
             )
 
 
@@ -161,6 +199,14 @@ def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
     return math.ceil(steps_per_epoch / num_blocks)
 
 
+def part_sizes(model: VAE, batch_size: int) -> list[int]:
+    """Returns the numbers of images in the parts of a step, which add up to the batch size."""
+    if not model.jit_compile or batch_size < MIN_BATCH_OF_TWO_PARTS:
+        return [batch_size]
+    half = batch_size // 2
+    return [batch_size - half, half]
+
+
 def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, seed: int) -> Iterator[Block]:
     """Yields the blocks of these epochs, for images uint8 [n, h, w, c]."""
     pixels = images.reshape(len(images), -1)
@@ -196,12 +242,18 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
     optimizer = state.optimizer
     variables = model.trainable_variables
 
+    sizes = part_sizes(model, batch_size)
+
     def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            elbo = model.elbo(x, noise)
-            loss = -tf.reduce_mean(elbo.value)
+            # XLA runs operations that do not need each other's results side by side: one part keeps one core busy.
+            parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
+            elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
+            log_likelihood = tf.reduce_mean(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0))
+            kl = tf.reduce_mean(tf.concat([elbo.kl for elbo in elbos], axis=0))
+            loss = kl - log_likelihood
         optimizer.apply(tape.gradient(loss, variables), variables)
-        return tf.stack([tf.reduce_mean(elbo.log_likelihood), tf.reduce_mean(elbo.kl)])
+        return tf.stack([log_likelihood, kl])
 
     # Nothing runs in Python between the steps: the loop over them is part of the compiled function.
     @tf.function(jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
