@@ -10,7 +10,9 @@ import tensorflow as tf
 from scipy.special import expit
 
 import datasets
+from config import PRECISIONS
 from vae import model, training
+from vae.likelihoods import LIKELIHOODS
 from vae.training import Block, HistoryRow
 
 
@@ -19,7 +21,7 @@ def images():
     return datasets.load("digits").train_images
 
 
-def new_state(likelihood="bernoulli", seed=0, learning_rate=1e-3, network="flat"):
+def new_state(likelihood="bernoulli", seed=0, learning_rate=1e-3, network="flat", precision="float32"):
     """Returns the state of a small model for the digits, before its first step."""
     vae = model.create(
         network=network,
@@ -29,6 +31,7 @@ def new_state(likelihood="bernoulli", seed=0, learning_rate=1e-3, network="flat"
         hidden_size=16,
         activation="relu",
         seed=seed,
+        precision=precision,
     )
     return training.create_state(vae, learning_rate)
 
@@ -176,19 +179,39 @@ def test_the_compiled_steps_are_those_without_compilation(images, network, likel
         np.testing.assert_allclose(variable, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("network", ["flat", "conv3"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, network):
-    uninterrupted = new_state(network=network)
-    history = fit(uninterrupted, images[:500], 4)
-    first = new_state(network=network)
-    first_rows = fit(first, images[:500], 2)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, network, precision):
+    """The learning rate changes at epoch 2, before the run stops, and at epoch 5, after it goes on."""
+    schedule = functools.partial(training.staged_rate, 1e-3)
+    uninterrupted = new_state(network=network, precision=precision)
+    history = fit(uninterrupted, images[:500], 6, learning_rate_of=schedule)
+    first = new_state(network=network, precision=precision)
+    first_rows = fit(first, images[:500], 3, learning_rate_of=schedule)
     path = first.write(str(tmp_path / "checkpoint"))
-    resumed = new_state(network=network, seed=9)  # has other weights, until the checkpoint is read
+    resumed = new_state(network=network, precision=precision, seed=9)  # has other weights, until the checkpoint is read
     resumed.read(path).assert_consumed()
-    last_rows = fit(resumed, images[:500], 4)
+    last_rows = fit(resumed, images[:500], 6, learning_rate_of=schedule)
     assert without_seconds(first_rows + last_rows) == without_seconds(history)
     for array, expected in zip(trained_arrays(resumed), trained_arrays(uninterrupted), strict=True):
         assert np.array_equal(array, expected)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_no_gradient_is_a_sum_of_three_terms(likelihood, precision):
+    """TensorFlow's AddN adds three or more terms in an order that depends on when their memory becomes free."""
+    vae = new_state(likelihood, network="conv3", precision=precision).model
+
+    @tf.function(autograph=False)
+    def compute_gradients(x, noise):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(vae.elbo(x, noise).value)
+        return tape.gradient(loss, vae.trainable_variables)
+
+    graph = compute_gradients.get_concrete_function(tf.zeros((10, 64)), tf.zeros((10, 3))).graph
+    numbers_of_terms = [len(operation.inputs) for operation in graph.get_operations() if operation.type == "AddN"]
+    assert numbers_of_terms and max(numbers_of_terms) == 2
 
 
 def test_training_improves_the_elbo(images):

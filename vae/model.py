@@ -34,7 +34,10 @@ class Posterior(NamedTuple):
 
     def kl(self) -> tf.Tensor:
         """Returns KL(q(z|x) || p(z)) = 1/2 sum(mean^2 + std^2 - 1 - 2 log std), [batch] nats (ibid., appendix B)."""
-        return 0.5 * tf.reduce_sum(self.mean**2 + tf.exp(2 * self.log_std) - 1 - 2 * self.log_std, axis=-1)
+        # log_std is used once here and once in `sample`, so that its gradient is a sum of two terms. TensorFlow adds
+        # three or more terms in the order in which their memory becomes free, which is not the same in every run.
+        log_variance = 2 * self.log_std
+        return 0.5 * tf.reduce_sum(self.mean**2 + tf.exp(log_variance) - 1 - log_variance, axis=-1)
 
 
 class Elbo(NamedTuple):

@@ -1,5 +1,6 @@
 """The same seed on the same machine gives the same bits, for every type and likelihood."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -27,12 +28,36 @@ def saved_below(folder):
     return saved(run)
 
 
-@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+@pytest.fixture
+def busy_cores():
+    """Keeps every core busy with other work, so that threads are interrupted at random."""
+    spinners = [multiprocessing.Process(target=spin, daemon=True) for _ in range(os.cpu_count() or 1)]
+    for spinner in spinners:
+        spinner.start()
+    yield
+    for spinner in spinners:
+        spinner.kill()
+        spinner.join()
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("precision", config.PRECISIONS)
+@pytest.mark.parametrize(
+    ("dataset", "batch_size"), [("digits", 1), ("digits", 719), ("cifar10", 50), ("frey_faces", 782)]
+)
 @pytest.mark.parametrize(("vae_type", "likelihood"), KINDS)
-def test_training_twice_gives_the_same_bits(vae_type, likelihood, dataset, tmp_path, small_data):
-    """There are several steps in an epoch, and batches that two cores share."""
-    argv = ["--dataset", dataset, "--vae_type", vae_type, "--likelihood", likelihood, "--batch_size", "50"]
-    argv += ["--num_epochs", "3", "--allow_unverified", "--data_dir", str(small_data)]
+def test_training_twice_gives_the_same_bits(
+    vae_type, likelihood, dataset, batch_size, precision, tmp_path, small_data, busy_cores
+):
+    """Batches are small, odd, even or large, and other processes compete for the cores."""
+    argv = ["--dataset", dataset, "--vae_type", vae_type, "--likelihood", likelihood, "--batch_size", str(batch_size)]
+    num_epochs = 1 if batch_size == 1 else 3
+    argv += ["--num_epochs", str(num_epochs), "--precision", precision]
+    argv += ["--allow_unverified", "--data_dir", str(small_data)]
     for name in ("first", "second"):
         assert in_child(train_below, tmp_path / name, *argv) == 0
     assert saved_below(tmp_path / "first") == saved_below(tmp_path / "second")
