@@ -538,6 +538,26 @@ def test_metrics_tell_the_data_and_versions_of_the_model_from_those_of_the_evalu
     assert metrics["evaluation"] == {"data_verified": False, "versions": runs.library_versions()}
 
 
+@pytest.mark.parametrize(
+    ("script", "name", "expected_text"),
+    [
+        ("evaluate", "metrics.json", "\nactive units"),
+        ("plot_singular_values", "singular_values.png", "\trunning_share\n1\t"),
+        ("plot_singular_values", "singular_values.csv", "\trunning_share\n1\t"),
+    ],
+)
+def test_results_are_printed_even_if_their_file_cannot_be_written(script, name, expected_text, workspace, capsys):
+    """A folder is in the place of the file."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    parent = folder if script == "evaluate" else workspace.pictures / folder.name
+    (parent / name).mkdir()
+    argv = ("--num_samples", "2") if script == "evaluate" else ()
+    assert workspace.run(script, *DIGITS, *argv) == 1
+    printed = capsys.readouterr()
+    assert expected_text in printed.out
+    assert name in printed.err
+
+
 # ---- Drawing -------------------------------------------------------------------------------------------------------
 
 
