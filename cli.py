@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import logging
 import math
 import os
 import shlex
@@ -387,7 +388,10 @@ def report_interrupt(runs_as_program: bool) -> None:
 
 @contextlib.contextmanager
 def tensorflow_environment() -> Iterator[None]:
-    """Sets the variables that TensorFlow reads when it is imported, and holds back what it prints during the import."""
+    """Prepares the import of TensorFlow in the block: sets the variables that it reads, and holds back what it prints.
+
+    Afterwards TensorFlow's Python code prints no warnings, of a checkpoint that was read in part for example.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # oneDNN is off by default on processors without AVX-512, where it halves the time of a conv3 step.
@@ -398,6 +402,7 @@ def tensorflow_environment() -> Iterator[None]:
         os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_cpu_prefer_vector_width=512".lstrip()
     with stderr_held_back():
         yield
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Tests of a run's folder: what is saved is restored whole, damage is found, and no earlier model is lost."""
 
 import dataclasses
+import gc
 import json
+import logging
 import math
 import shutil
 
@@ -422,18 +424,120 @@ def test_a_damaged_run_is_replaced_like_any_other(folder):
     assert runs.restore(folder).epoch == 1
 
 
-def test_a_checkpoint_without_permission_to_read_does_not_count_as_damaged(folder, monkeypatch):
+# What TensorFlow and Python raise for whole checkpoints that cannot be read now.
+NO_DAMAGE = [
+    # TensorFlow has this plain class for a file of mode 0, and also for most damage.
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.index; Permission denied", tf.errors.UNKNOWN),
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.data-00000-of-00001; Too many open files", tf.errors.UNKNOWN),
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.data-00000-of-00001; Input/output error", tf.errors.UNKNOWN),
+    tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied"),
+    tf.errors.NotFoundError(None, None, "{{function_node x}} /tmp/x/epoch-3.index; No such file or directory [Op:x]"),
+    tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+    PermissionError(13, "Permission denied", "epoch-3.index"),
+    OSError(5, "Input/output error", "epoch-3.index"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", NO_DAMAGE, ids=lambda error: type(error).__name__)
+def test_an_error_that_is_not_known_to_be_damage_is_refused_and_nothing_is_renamed(folder, error, monkeypatch):
     for epoch in (2, 3):
         save(folder, epoch)
+    before = contents(folder)
 
     def refuse(*args):
-        raise tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied")
+        raise error
 
-    monkeypatch.setattr(checkpoints, "read", refuse)
+    monkeypatch.setattr(tf.train.Checkpoint, "read", refuse)
     with runs.training_run(folder) as run:
-        with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: .*Permission denied"):
+        with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: \S+"):
+            run.restore(state_at(0), CONFIG)
+    with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: \S+"):
+        runs.restore(folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", [INDEX, DATA])
+def test_a_checkpoint_that_is_a_link_to_nowhere_is_refused_and_not_renamed(folder, name):
+    """The disk that it leads to may be mounted again."""
+    for epoch in (2, 3):
+        save(folder, epoch)
+    path = folder / name.format(3)
+    path.unlink()
+    path.symlink_to(folder / "elsewhere")
+    with runs.training_run(folder) as run:
+        with pytest.raises(runs.RunError, match=rf"epoch-3 cannot be read: .*No such file .*{path.name}"):
             run.restore(state_at(0), CONFIG)
     assert checkpoints.epochs(folder) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected_text"),
+    [
+        (
+            tf.errors.ResourceExhaustedError(
+                None,
+                None,
+                "{{function_node __wrapped__SaveV2_dtypes_40_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
+                "/runs/.epoch-1.5.tmp/epoch-1_temp/part-0.data.tempstate50; No space left on device [Op:SaveV2]",
+            ),
+            "No space left on device",
+        ),
+        (
+            tf.errors.DataLossError(
+                None,
+                None,
+                "{{function_node __wrapped__RestoreV2_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
+                f"TensorBundle at /tmp/x1/{checkpoints.LINK_NAME}/epoch-3 shard 0 (9 bytes): Checksum does not match "
+                "[Op:RestoreV2] name: ",
+            ),
+            "TensorBundle at epoch-3 shard 0 (9 bytes): Checksum does not match",
+        ),
+        (ValueError("{{a}} b; c"), "b; c"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_the_reason_of_an_error_has_no_names_of_tensorflows_functions_and_temporary_files(error, expected_text):
+    assert checkpoints.describe_error(error) == expected_text
+
+
+def test_a_checkpoint_of_another_epoch_counts_as_damaged(folder, capsys):
+    """A user has copied the files of epoch 2 over those of epoch 3."""
+    for epoch in (2, 3):
+        save(folder, epoch)
+    for name in (INDEX, DATA):
+        shutil.copy(folder / name.format(2), folder / name.format(3))
+    expected = (
+        "epoch-3 cannot be read (it is the checkpoint of epoch 2, under another name): epoch 2 is restored instead"
+    )
+    assert runs.restore(folder).epoch == 2
+    assert expected in capsys.readouterr().out
+    with runs.training_run(folder) as run:
+        state = state_at(0)
+        run.restore(state, CONFIG)
+        assert expected in capsys.readouterr().out
+        assert int(state.epoch) == 2 and epochs_of(run) == [1, 2]
+    assert checkpoints.epochs(folder) == [2] and len(list(folder.glob("damaged-epoch-3.*"))) == 2
+
+
+@pytest.mark.parametrize("name", [INDEX, DATA])
+def test_tensorflow_warns_of_nothing_when_a_reader_passes_over_a_damaged_checkpoint(folder, name):
+    for epoch in (2, 3):
+        save(folder, epoch)
+    flip_a_bit(folder / name.format(3))
+    warnings = []
+    handler = logging.Handler()
+    handler.emit = warnings.append
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    try:
+        assert runs.restore(folder).epoch == 2
+        # TensorFlow would warn when Python collects what was not restored.
+        gc.collect()
+    finally:
+        logger.removeHandler(handler)
+    assert warnings == []
 
 
 def test_no_flipped_bit_of_a_checkpoint_changes_a_weight_unnoticed(folder):

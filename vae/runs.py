@@ -270,7 +270,8 @@ def restore(folder: str | os.PathLike) -> VAE:
         model = build(saved.config, saved.image_shape)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} describes no model: {error!r}") from None
-    model.epoch = checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
+    state = tf.train.Checkpoint(model=model, epoch=tf.Variable(0, dtype=tf.int64))
+    model.epoch = checkpoints.restore(state, folder, partial=True)
     return model
 
 
