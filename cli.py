@@ -447,23 +447,22 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():
         import datasets
-        import vae.runs  # noqa: F401
+        from vae import runs
 
     exit_if_list_is_wanted(args)
     config = args.config
     folder = args.checkpoints_dir / config.run_name
-    return TrainedRun(
-        model=restore_model(args, folder),
-        data=datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified),
-        folder=folder,
-        pictures_folder=args.pictures_dir / config.run_name,
-    )
+    model = restore_model(args, folder)
+    data = datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified)
+    runs.check_image_shape(folder, model.image_shape, data.train_images.shape[1:])
+    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / config.run_name)
 
 
 def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
     """Returns the model in run_folder.
 
     Raises RunError if there is none; the message lists the runs that exist, and has the command that trains this one.
+    Also raises RunError if the folder holds another model than the flags name.
     """
     from vae import runs
 
@@ -473,7 +472,7 @@ def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
             f"{describe_runs(args.checkpoints_dir)}\n"
             f"to train it: {command('train.py', args.config, args)}"
         )
-    model = runs.restore(run_folder)
+    model = runs.restore(run_folder, args.config)
     if args.num_epochs not in (None, model.epoch):
         print(f"the model is used as it was saved, at epoch {model.epoch}")
     return model
@@ -511,7 +510,8 @@ def describe_run(run_folder: Path) -> str:
         tested = runs.last_tested(run_folder)
         verified = runs.read_config(run_folder).data_verified
     except runs.RunError as error:
-        return f"{line}; {error})"
+        problem = str(error).splitlines()[0]
+        return f"{line}; {problem})"
     if tested is not None:
         line += f", test ELBO {tested.test_elbo:.2f} nats"
         if tested.epoch != runs.saved_epoch(run_folder):
@@ -546,7 +546,7 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
     if not args.restore or epoch < num_epochs:
         return False
     # The newest checkpoint may turn out to be damaged. Then an earlier one is restored, and training continues there.
-    if runs.restore(run_folder).epoch < num_epochs:
+    if runs.restore(run_folder, args.config).epoch < num_epochs:
         return False
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
     tested = runs.last_tested(run_folder)

@@ -637,6 +637,73 @@ def test_a_script_that_finds_no_model_lists_the_runs_and_says_how_to_train_it(wo
     assert "python train.py --dataset digits --seed 3 " in message
 
 
+READING_COMMANDS = [
+    ("train", ("--restore",)),
+    ("train", ("--restore", "--num_epochs", "1")),
+    ("evaluate", ()),
+    *((script, ()) for script in DRAWN_FILES),
+]
+
+
+@pytest.mark.parametrize(("script", "options"), READING_COMMANDS)
+def test_a_model_that_is_not_the_one_that_the_flags_name_is_refused(script, options, workspace, capsys):
+    """First its config.json is edited, then its folder is renamed."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    path = folder / "config.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"relu"', '"tanh"'))
+    before = contents(folder)
+    assert workspace.run(script, *DIGITS, *options) == 1
+    message = capsys.readouterr().err
+    assert f"error: {folder} holds another model" in message
+    assert "  activation: tanh in config.json, relu in the flags\n" in message
+    assert contents(folder) == before
+
+    path.write_text(whole)
+    folder.rename(f"{folder}_tanh")
+    assert workspace.run(script, *DIGITS, "--activation", "tanh", *options) == 1
+    message = capsys.readouterr().err
+    assert "  activation: relu in config.json, tanh in the flags\n" in message
+    assert f"its name was {folder.name};" in message
+    assert not list(workspace.pictures.glob("*_tanh"))
+
+
+def test_a_run_whose_config_json_is_lost_can_be_used_again(workspace, tmp_path, capsys):
+    """As the message says: with the config.json of a run that has the same flags and one epoch."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "3")
+    (folder / "config.json").unlink()
+    assert workspace.run("evaluate", *DIGITS, "--num_samples", "2") == 1
+    assert "train with the same flags for one epoch into another --checkpoints_dir" in capsys.readouterr().err
+    other = Workspace(tmp_path / "other", workspace.data_dir).train(*DIGITS, "--num_epochs", "1")
+    (other / "config.json").rename(folder / "config.json")
+    assert workspace.run("evaluate", *DIGITS, "--num_samples", "2") == 0
+    assert workspace.run("train", *DIGITS, "--num_epochs", "4", "--restore") == 0
+    assert epochs_of(folder) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("script", ["evaluate", *DRAWN_FILES])
+def test_a_model_of_images_of_another_shape_is_refused(script, workspace, capsys):
+    """A digits model takes the place of an mnist model."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"digits"', '"mnist"'))
+    folder = folder.rename(folder.with_name(folder.name.replace("digits", "mnist")))
+    argv = ["--dataset", "mnist", *DIGITS[2:], "--allow_unverified"]
+    assert workspace.run(script, *argv) == 1
+    assert f"error: {folder} holds a model of 8x8x1 images, but the data set has 28x28x1" in capsys.readouterr().err
+
+
+def test_the_compared_model_is_the_one_that_its_folder_names(workspace, capsys):
+    assert workspace.run("train", *DIGITS, "--num_epochs", "1") == 0
+    (folder,) = runs.trained(workspace.checkpoints)
+    assert workspace.run("train", *DIGITS_20, "--num_epochs", "1") == 0
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"relu"', '"tanh"'))
+    assert workspace.run("plots_latent_space", *DIGITS_20) == 1
+    assert "  activation: tanh in config.json, relu in the flags\n" in capsys.readouterr().err
+    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+
+
 @pytest.mark.parametrize("script", ["train", "evaluate", *DRAWN_FILES])
 def test_list_shows_the_trained_runs(script, workspace, capsys):
     workspace.train(*DIGITS, "--num_epochs", "1")
