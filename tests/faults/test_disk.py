@@ -151,7 +151,10 @@ def test_without_room_for_a_cache_the_data_is_still_loaded(tmp_path):
     dataset = base.Dataset("x", train_images, test_images)
 
     def load():
-        loaded = base.cached("x", tmp_path / "x.npz", decode=lambda: (dataset, []), allow_unverified=False)
+        path = tmp_path / "x.npz"
+        loaded = base.cached(
+            "x", path, lambda: (dataset, []), False, image_shape=(8, 8, 1), is_published=lambda dataset: True
+        )
         assert np.array_equal(loaded.train_images, train_images)
 
     exit_code, stderr = run_on_full_disk(1000, load)
