@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from config import ACTIVATIONS, DATASETS, LIKELIHOODS, VAE_TYPES, Config
 
@@ -66,7 +66,13 @@ def real_number(is_allowed: Callable[[float], bool], description: str) -> Callab
 
 
 def folder_path(text: str) -> Path:
-    """Returns the path of a folder, or of one that can be made. It is used as an argparse type."""
+    """Returns the path of a folder, or of one that can be made. It is used as an argparse type.
+
+    Its full path must be UTF-8, because TensorFlow writes checkpoints to no other.
+    """
+    full_path = os.path.abspath(text)
+    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
+        raise argparse.ArgumentTypeError(f"takes a folder whose full path is UTF-8, got {os.fsencode(full_path)!r}")
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
@@ -204,9 +210,17 @@ EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified"
 REPORT_FLAGS = ("epochs_scale", "only", *PATH_FLAGS, "allow_unverified")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line. That of argparse prints the usage of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and exits with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
 def make_parser(description: str, flags: Sequence[str]) -> argparse.ArgumentParser:
     """Returns a parser that takes these flags."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     for flag in flags:
         if flag in PATH_FLAGS:
             path_flag = PATH_FLAGS[flag]

@@ -1,5 +1,6 @@
 """Tests of the command line: flags, errors as one line, and what Ctrl-C does."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,11 +18,12 @@ def parse(*argv, flags=cli.TRAINING_FLAGS):
     return cli.parse_args(list(argv), "", flags)
 
 
-def exit_code_and_last_line(capsys, *argv, flags=cli.TRAINING_FLAGS):
-    """Returns the exit code that a bad command line gives, and the last line of its error output."""
+def exit_code_and_line(capsys, *argv, flags=cli.TRAINING_FLAGS):
+    """Returns the exit code that a bad command line gives, and its error output, which is one line."""
     with pytest.raises(SystemExit) as caught:
         parse(*argv, flags=flags)
-    return caught.value.code, capsys.readouterr().err.strip().splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    return caught.value.code, line
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
@@ -57,9 +59,9 @@ def test_restore(argv, restore):
     ],
 )
 def test_restore_and_overwrite_exclude_each_other(argv, capsys):
-    code, last_line = exit_code_and_last_line(capsys, *argv)
+    code, line = exit_code_and_line(capsys, *argv)
     assert code == 2
-    assert "--overwrite" in last_line and "--restore True" in last_line
+    assert "--overwrite" in line and "--restore True" in line
 
 
 @pytest.mark.parametrize("argv", [("--restore", "False", "--overwrite"), ("--overwrite", "--restore", "False")])
@@ -90,11 +92,11 @@ def test_restore_false_goes_with_overwrite(argv):
         ("--likelihood normal", ("--likelihood", "bernoulli only", "'normal'")),
     ],
 )
-def test_a_bad_argument_gives_exit_code_2_and_a_helpful_last_line(argv, expected_texts, capsys):
-    code, last_line = exit_code_and_last_line(capsys, *argv.split())
+def test_a_bad_argument_gives_exit_code_2_and_one_helpful_line(argv, expected_texts, capsys):
+    code, line = exit_code_and_line(capsys, *argv.split())
     assert code == 2
-    for text in expected_texts:
-        assert text in last_line
+    for text in (*expected_texts, "error: ", "(--help lists the flags)"):
+        assert text in line
 
 
 NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
@@ -120,9 +122,18 @@ def test_every_flag_is_among_those_with_bad_values():
 @pytest.mark.parametrize(("flag", "value"), sorted(BAD_VALUES))
 def test_every_bad_value_gives_exit_code_2_and_a_line_that_names_the_flag(flag, value, capsys):
     flags = {*cli.TRAINING_FLAGS, *cli.DRAWING_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
-    code, last_line = exit_code_and_last_line(capsys, f"--{flag}={value}", flags=sorted(flags))
+    code, line = exit_code_and_line(capsys, f"--{flag}={value}", flags=sorted(flags))
     assert code == 2
-    assert f"--{flag}" in last_line
+    assert f"--{flag}" in line
+
+
+@pytest.mark.parametrize("flag", cli.PATH_FLAGS)
+def test_a_folder_whose_path_is_not_utf_8_is_refused(flag, capsys):
+    """TensorFlow cannot write a checkpoint into it."""
+    code, line = exit_code_and_line(capsys, f"--{flag}", os.fsdecode(b"mod\xe8les"))
+    assert code == 2
+    assert f"--{flag}: takes a folder whose full path is UTF-8, got b'/" in line and r"mod\xe8les'" in line
+    assert getattr(parse(f"--{flag}", "modèles"), flag) == Path("modèles")
 
 
 def test_a_hidden_size_without_effect_is_reported(capsys):
