@@ -465,10 +465,17 @@ def test_a_saved_config_with_a_field_too_few_or_too_many_is_refused(folder):
     edit_config(folder, config=fields | {"colour": "red"})
     with pytest.raises(runs.RunError, match="config has unknown entries: colour"):
         runs.restore(folder)
-    for field in fields:
+    for field in runs.SAVED_FIELDS:
         edit_config(folder, config={name: value for name, value in fields.items() if name != field})
         with pytest.raises(runs.RunError, match=f"config has no entry '{field}'"):
             runs.restore(folder)
+
+
+def test_a_field_that_was_added_after_a_run_was_saved_has_its_default(folder, monkeypatch):
+    save(folder, 3)
+    monkeypatch.setattr(runs, "SAVED_FIELDS", [field for field in runs.SAVED_FIELDS if field != "activation"])
+    edit_config(folder, config={field: getattr(CONFIG, field) for field in runs.SAVED_FIELDS})
+    assert runs.read_config(folder).config == CONFIG
 
 
 def truncate(path):

@@ -38,7 +38,7 @@ def argv(tmp_path):
     "module",
     [
         *("datasets", "numpy", "numpy._core._multiarray_umath", "vae", "filelock", "tensorflow", "wrapt", "h5py"),
-        *("tensorflow.python._pywrap_tensorflow_internal", "keras", "keras.src.layers", "vae.training"),
+        *("tensorflow.python._pywrap_tensorflow_internal", "keras.src.layers", "vae.training"),
         *("sklearn", "scipy.linalg", "tqdm", "matplotlib", "matplotlib.figure"),
     ],
 )
