@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import io
+import logging
 import math
 import os
 import shlex
@@ -15,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 from config import ACTIVATIONS, DATASETS, LEARNING_RATE_SCHEDULES, LIKELIHOODS, PRECISIONS, VAE_TYPES, Config
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from vae.model import VAE
 
 MainFunction = Callable[[Sequence[str] | None], int | None]
+
+# What errors say, besides MemoryError, if there is no memory for the libraries or the threads of a package.
+NOT_ENOUGH_MEMORY = ("failed to map segment", "annot allocate memory", "can't start new thread")
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
@@ -65,7 +70,13 @@ def real_number(is_allowed: Callable[[float], bool], description: str) -> Callab
 
 
 def folder_path(text: str) -> Path:
-    """Returns the path of a folder, or of one that can be made. It is used as an argparse type."""
+    """Returns the path of a folder, or of one that can be made. It is used as an argparse type.
+
+    Its full path must be UTF-8, because TensorFlow writes checkpoints to no other.
+    """
+    full_path = os.path.abspath(text)
+    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
+        raise argparse.ArgumentTypeError(f"takes a folder whose full path is UTF-8, got {os.fsencode(full_path)!r}")
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
@@ -213,9 +224,17 @@ EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified"
 REPORT_FLAGS = ("epochs_scale", "only", *PATH_FLAGS, "allow_unverified")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line. That of argparse prints the usage of all flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and exits with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
 def make_parser(description: str, flags: Sequence[str]) -> argparse.ArgumentParser:
     """Returns a parser that takes these flags."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     for flag in flags:
         if flag in PATH_FLAGS:
             path_flag = PATH_FLAGS[flag]
@@ -334,41 +353,15 @@ class UsageError(Exception):
 def script(main: MainFunction) -> Callable[..., int]:
     """Decorates a script's main(argv=None): errors that a user can cause end in a short message and an exit code.
 
-    OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks. FloatingPointError means that
-    training diverged. Packages or memory that are missing get a message of their own. Any other exception is a bug, and
-    keeps its traceback.
+    A main whose result is in files, such as a trained model, returns the exit code. A main whose result is also the
+    text that it prints returns None. See run_as_program for the difference, and run_main for the errors.
     """
-    runs_as_program = main.__module__ == "__main__"
 
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> int:
-        try:
-            exit_code = main(argv)
-        except KeyboardInterrupt:
-            report_interrupt(runs_as_program)
-            return 130
-        except BrokenPipeError:
-            # The program that reads our output, such as `head`, has closed the pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except UsageError as error:
-            print_error(str(error))
-            return 2
-        except ModuleNotFoundError as error:
-            print_error(
-                f"{error}: activate the environment (. .venv/bin/activate), "
-                "or install the packages (pip install -r requirements.txt)"
-            )
-            return 1
-        except (OSError, FloatingPointError) as error:
-            print_error(str(error))
-            return 1
-        except Exception as error:
-            # TensorFlow's own class is known here by its name alone, since TensorFlow may not be imported.
-            if type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):
-                raise
-            print_error("not enough memory")
-            return 1
+        if main.__module__ == "__main__":
+            return run_as_program(main, argv)
+        exit_code = run_main(main, argv)
         if exit_code is None:
             return 0
         return exit_code
@@ -376,20 +369,159 @@ def script(main: MainFunction) -> Callable[..., int]:
     return wrapper
 
 
+def run_as_program(main: MainFunction, argv: Sequence[str] | None) -> int:
+    """Runs a script's main as the program of this process, and returns the exit code.
+
+    Text that cannot be written to standard output, because the disk is full or the pipe is closed, never stops the
+    work. Afterwards a line on standard error says that it is lost. If the result is in files, the exit code stays that
+    of main. If the text is the result, as with --list, the exit code is 1, and a closed pipe is not reported: `head`,
+    for example, closes it when it has read enough.
+    """
+    output = make_standard_streams_lossy()
+    try:
+        exit_code = run_main(main, argv, is_program=True)
+    except SystemExit as ending:
+        # argparse ends a script this way, after --help or a bad argument, and so does --list.
+        exit_code = int(ending.code) if ending.code else None
+    sys.stdout.flush()
+    if output.error is not None:
+        return report_lost_text(output.error, exit_code)
+    if exit_code is None:
+        return 0
+    return exit_code
+
+
+def report_lost_text(error: OSError, exit_code: int | None) -> int:
+    """Reports that standard output could not be written, and returns the exit code. See run_as_program."""
+    message = f"could not write standard output ({error.strerror}): some of its text is lost"
+    if exit_code is not None:
+        print(f"{script_name()}: {message}", file=sys.stderr)
+        return exit_code
+    if not isinstance(error, BrokenPipeError):
+        print_error(message)
+    return 1
+
+
+def run_main(main: MainFunction, argv: Sequence[str] | None, is_program: bool = False) -> int | None:
+    """Runs a script's main and returns what it returns, or the exit code of an error that a user can cause."""
+    try:
+        return main(argv)
+    except KeyboardInterrupt:
+        report_interrupt(is_program)
+        return 130
+    except UsageError as error:
+        print_error(str(error))
+        return 2
+    except Exception as error:
+        message = describe_error(error)
+        if message is None:
+            raise
+        print_error(message)
+        return 1
+
+
+def describe_error(error: Exception) -> str | None:
+    """Returns the message for an error that a user can cause. Any other error is a bug, and gives None.
+
+    OSError covers data (datasets.DataError), runs (vae.runs.RunError) and full disks. FloatingPointError means that
+    training diverged. Packages or memory may be missing. A SystemError comes from a package's C code.
+    """
+    # TensorFlow's own class is known here by its name alone, since TensorFlow may not be imported.
+    if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
+        return "not enough memory"
+    if any(text in str(error) for text in NOT_ENOUGH_MEMORY):
+        return f"not enough memory ({last_line(error)})"
+    if isinstance(error, SystemError):
+        return f"a package failed, perhaps because there is not enough memory ({last_line(error)})"
+    if isinstance(error, ImportError):
+        return (
+            f"{last_line(error)}: activate the environment (. .venv/bin/activate), "
+            "or install the packages (pip install -r requirements.txt)"
+        )
+    if isinstance(error, OSError | FloatingPointError):
+        return str(error)
+    return None
+
+
+def last_line(error: Exception) -> str:
+    """Returns the last line of an error, which has its cause: before it, NumPy gives many lines of advice."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[-1]
+
+
+def script_name() -> str:
+    """Returns the file name of the script, as argparse has it."""
+    return Path(sys.argv[0]).name
+
+
 def print_error(message: str) -> None:
     """Prints an error the way argparse does."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    print(f"{script_name()}: error: {message}", file=sys.stderr)
 
 
-def report_interrupt(runs_as_program: bool) -> None:
+def report_interrupt(is_program: bool) -> None:
     """Reports that Ctrl-C stopped the script.
 
     Further Ctrl-Cs are ignored while it prints, and until the exit if the process is ending.
     """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("\nstopped", file=sys.stderr)
-    if not runs_as_program:
+    if not is_program:
         signal.signal(signal.SIGINT, previous)
+
+
+# ---- Standard output and standard error ----------------------------------------------------------------------------
+
+
+class LossyFile(io.FileIO):
+    """The file below a standard stream. After a write fails, everything written to it is lost, without an exception.
+
+    `error` is what made the first write fail, or None.
+    """
+
+    error: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        """Writes bytes, or loses them; returns their number."""
+        if self.error is None:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+
+def make_standard_streams_lossy() -> LossyFile:
+    """Puts a LossyFile below standard output and one below standard error. Returns that of standard output."""
+    open_closed_descriptors()
+    output = LossyFile(1, "w", closefd=False)
+    sys.stdout = text_stream(output, like=sys.stdout)
+    sys.stderr = text_stream(LossyFile(2, "w", closefd=False), like=sys.stderr)
+    return output
+
+
+def open_closed_descriptors() -> None:
+    """Opens the standard streams that the user has closed, as `2>&-` does, on the null device.
+
+    Otherwise the next file that is opened gets the number of a standard stream, and the text of that stream.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # A new descriptor is the lowest free number. It is for reading only, so that writing fails as before.
+            os.open(os.devnull, os.O_RDONLY)
+
+
+def text_stream(file: LossyFile, like: TextIO | None) -> TextIO:
+    """Returns a stream that writes text to a file like another stream does. None stands for a closed stream."""
+    buffer = io.BufferedWriter(file)
+    if not isinstance(like, io.TextIOWrapper):
+        return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    is_flushed_by_line = like.line_buffering or like.write_through
+    return io.TextIOWrapper(buffer, encoding=like.encoding, errors=like.errors, line_buffering=is_flushed_by_line)
 
 
 # ---- TensorFlow's start-up -----------------------------------------------------------------------------------------
@@ -397,7 +529,10 @@ def report_interrupt(runs_as_program: bool) -> None:
 
 @contextlib.contextmanager
 def tensorflow_environment() -> Iterator[None]:
-    """Sets the variables that TensorFlow reads when it is imported, and holds back what it prints during the import."""
+    """Prepares the import of TensorFlow in the block: sets the variables that it reads, and holds back what it prints.
+
+    Afterwards TensorFlow's Python code prints no warnings, of a checkpoint that was read in part for example.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # oneDNN is off by default on processors without AVX-512, where it halves the time of a conv3 step.
@@ -408,11 +543,12 @@ def tensorflow_environment() -> Iterator[None]:
         os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_cpu_prefer_vector_width=512".lstrip()
     with stderr_held_back():
         yield
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Holds back what is written to standard error, and shows it only if the block fails.
+    """Holds back what is written to standard error, and shows it only if the block fails in an unexpected way.
 
     It works on the file descriptor, since TensorFlow's C++ code writes there before its log level applies.
     """
@@ -422,9 +558,10 @@ def stderr_held_back() -> Iterator[None]:
         os.dup2(held_back.fileno(), 2)
         try:
             yield
-        except Exception:
-            held_back.seek(0)
-            os.write(stderr_copy, held_back.read())
+        except Exception as error:
+            if describe_error(error) is None:
+                held_back.seek(0)
+                os.write(stderr_copy, held_back.read())
             raise
         finally:
             sys.stderr.flush()
@@ -452,23 +589,22 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():
         import datasets
-        import vae.runs  # noqa: F401
+        from vae import runs
 
     exit_if_list_is_wanted(args)
     config = args.config
     folder = args.checkpoints_dir / config.run_name
-    return TrainedRun(
-        model=restore_model(args, folder),
-        data=datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified),
-        folder=folder,
-        pictures_folder=args.pictures_dir / config.run_name,
-    )
+    model = restore_model(args, folder)
+    data = datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified)
+    runs.check_image_shape(folder, model.image_shape, data.train_images.shape[1:])
+    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / config.run_name)
 
 
 def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
     """Returns the model in run_folder.
 
     Raises RunError if there is none; the message lists the runs that exist, and has the command that trains this one.
+    Also raises RunError if the folder holds another model than the flags name.
     """
     from vae import runs
 
@@ -478,7 +614,7 @@ def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
             f"{describe_runs(args.checkpoints_dir)}\n"
             f"to train it: {command('train.py', args.config, args)}"
         )
-    model = runs.restore(run_folder)
+    model = runs.restore(run_folder, args.config)
     if args.num_epochs not in (None, model.epoch):
         print(f"the model is used as it was saved, at epoch {model.epoch}")
     return model
@@ -516,7 +652,8 @@ def describe_run(run_folder: Path) -> str:
         tested = runs.last_tested(run_folder)
         verified = runs.read_config(run_folder).data_verified
     except runs.RunError as error:
-        return f"{line}; {error})"
+        problem = str(error).splitlines()[0]
+        return f"{line}; {problem})"
     if tested is not None:
         line += f", test ELBO {tested.test_elbo:.2f} nats"
         if tested.epoch != runs.saved_epoch(run_folder):
@@ -551,7 +688,7 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
     if not args.restore or epoch < num_epochs:
         return False
     # The newest checkpoint may turn out to be damaged. Then an earlier one is restored, and training continues there.
-    if runs.restore(run_folder).epoch < num_epochs:
+    if runs.restore(run_folder, args.config).epoch < num_epochs:
         return False
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
     tested = runs.last_tested(run_folder)

@@ -1,6 +1,7 @@
 """What a run is made of and called: Config, and the names that a user may choose."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 
@@ -27,13 +28,17 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 PRECISIONS = ("float32", "mixed_bfloat16")
 LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
+# The names that these fields may have, and the smallest values of these numbers. The data sets check their own names.
+CHOICES = {"vae_type": tuple(VAE_TYPES), "activation": ACTIVATIONS, "likelihood": ("", *LIKELIHOODS)}
+MINIMA = {"latent_dim": 1, "num_epochs": 1, "batch_size": 1, "hidden_size": 1, "seed": 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The parameters of one training run: those of the report, and a few more.
 
     An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use is ignored. Raises
-    ValueError if the type does not support the likelihood.
+    ValueError if a field has a value that it does not take, or if the type does not support the likelihood.
     """
 
     dataset: str = "mnist"
@@ -50,6 +55,7 @@ class Config:
     learning_rate_schedule: str = "constant"
 
     def __post_init__(self) -> None:
+        self._check_fields()
         vae_type = VAE_TYPES[self.vae_type]
         if not self.likelihood:
             object.__setattr__(self, "likelihood", vae_type.likelihood)
@@ -61,6 +67,23 @@ class Config:
                 f"{self.vae_type} takes {vae_type.likelihood} only, got {self.likelihood!r}; "
                 f"types that take any: {', '.join(flexible)}"
             )
+
+    def _check_fields(self) -> None:
+        """Raises ValueError if a field has a value that it does not take."""
+        if not isinstance(self.dataset, str):
+            raise ValueError(f"dataset takes a name, got {self.dataset!r}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} takes one of {', '.join(filter(None, choices))}, got {value!r}")
+        for name, minimum in MINIMA.items():
+            value = getattr(self, name)
+            # Not isinstance, because True is an int.
+            if type(value) is not int or value < minimum:
+                raise ValueError(f"{name} takes a whole number of at least {minimum}, got {value!r}")
+        rate = self.learning_rate
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate takes a finite number above 0, got {rate!r}")
 
     @property
     def network(self) -> str:

@@ -36,14 +36,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         metrics = evaluation.compute_metrics(trained.model, images, num_samples, on_image=bar.update)
 
-    saved = runs.read_config(trained.folder)
     metrics["epoch"] = trained.model.epoch
+    # The table comes first, so that the results of a long evaluation are not lost if the file cannot be written.
+    print(format_table(metrics), flush=True)
+
+    saved = runs.read_config(trained.folder)
     metrics["model"] = {"data_verified": saved.data_verified, "versions": saved.versions}
     metrics["evaluation"] = {"data_verified": trained.data.verified, "versions": runs.library_versions()}
     path = trained.folder / "metrics.json"
     with files.replacing(path) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(format_table(metrics))
     print(path)
 
 

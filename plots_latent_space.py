@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
+from config import Config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,12 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = "latent_space_2d.png" if trained.model.latent_dim == 2 else "latent_space_pca.png"
     cli.save_picture(figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / name)
 
-    folders = compared_folders(args)
-    if trained.folder in folders and all(runs.saved_epoch(folder) > 0 for folder in folders):
+    compared = compared_runs(args)
+    if trained.folder in compared and all(runs.saved_epoch(folder) > 0 for folder in compared):
         planes = []
-        for folder in folders:
-            is_this_run = folder == trained.folder
-            planes.append(plane if is_this_run else plane_of(runs.restore(folder), trained.data))
+        for folder, config in compared.items():
+            if folder == trained.folder:
+                planes.append(plane)
+            else:
+                model = runs.restore(folder, config)
+                runs.check_image_shape(folder, model.image_shape, trained.model.image_shape)
+                planes.append(plane_of(model, trained.data))
         picture = figures.latent_maps(planes, trained.data.test_labels)
         cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
@@ -50,10 +55,10 @@ def plane_of(model: VAE, data: Dataset) -> LatentPlane:
     return latent.project_to_plane(evaluation.posterior_means(model, data.test_images))
 
 
-def compared_folders(args: argparse.Namespace) -> list[Path]:
-    """Returns the folders of the runs that differ from this one in nothing but the latents of the comparison."""
+def compared_runs(args: argparse.Namespace) -> dict[Path, Config]:
+    """Returns the runs that differ from this one in nothing but the latents of the comparison: folders and Configs."""
     configs = [dataclasses.replace(args.config, latent_dim=latent_dim) for latent_dim in COMPARED]
-    return [args.checkpoints_dir / config.run_name for config in configs]
+    return {args.checkpoints_dir / config.run_name: config for config in configs}
 
 
 if __name__ == "__main__":

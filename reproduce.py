@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib
-import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -29,8 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.tensorflow_environment():
         from report import page
 
-    # TensorFlow mistakes the many models in this process for one function that is retraced, and warns.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     failed = []
     published = []
     for experiment in chosen:

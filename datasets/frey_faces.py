@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, fetch, split
+from datasets.base import (
+    DataError,
+    Dataset,
+    DownloadError,
+    RemoteFile,
+    Source,
+    cached,
+    fetch,
+    sha256_of_array,
+    split,
+)
 from datasets.matlab import read_mat_file
 
 NUM_FRAMES = 1965
@@ -25,8 +35,25 @@ NUM_TRAIN = 1565
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
     """Returns 1565 training and 400 test images, 28x20x1, each in the order of the video, without labels."""
     folder = data_dir / "frey_faces"
-    cache = data_dir / "frey_faces.npz"
-    return cached("frey_faces", cache, lambda: _decode(folder, allow_unverified), allow_unverified)
+    return cached(
+        "frey_faces",
+        data_dir / "frey_faces.npz",
+        lambda: _decode(folder, allow_unverified),
+        allow_unverified,
+        image_shape=(HEIGHT, WIDTH, 1),
+        is_published=_is_published,
+    )
+
+
+def _is_published(dataset: Dataset) -> bool:
+    """Returns whether the images are the published frames, which are the same in both files."""
+    train, test = split(NUM_FRAMES, NUM_TRAIN)
+    if (len(dataset.train_images), len(dataset.test_images)) != (len(train), len(test)):
+        return False
+    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 1), np.uint8)
+    frames[train] = dataset.train_images
+    frames[test] = dataset.test_images
+    return sha256_of_array(frames) == MAT.sha256
 
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
@@ -100,7 +127,7 @@ def _check_frames(frames: np.ndarray, path: Path) -> np.ndarray:
 
 def sha256_of_frames(path: Path) -> str:
     """Returns the sha256 of the bytes of the frames in frey_rawface.mat."""
-    return hashlib.sha256(read_mat(path).tobytes()).hexdigest()
+    return sha256_of_array(read_mat(path))
 
 
 MAT = RemoteFile(

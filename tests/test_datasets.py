@@ -596,21 +596,139 @@ def test_unverified_sources_that_have_changed_are_read_again(small_data, tmp_pat
     assert (datasets.load("mnist", tmp_path, True).train_labels == 5).all()
 
 
+def write_cache(path, verified, arrays, sources=()):
+    """Writes a cache as every version wrote it: earlier ones called the header "facts", and it still has that name."""
+    facts = {
+        "verified": verified,
+        "sources": {str(source): base.sha256_of(source) for source in sources},
+        "arrays": list(arrays),
+    }
+    np.savez(path, facts=json.dumps(facts), **arrays)
+
+
 @pytest.mark.parametrize("verified", [True, False])
-def test_a_cache_that_an_earlier_version_wrote_is_read(verified, small_data, tmp_path):
-    """Earlier versions called the header "facts". Here is one as they wrote it."""
+def test_a_cache_that_an_earlier_version_wrote_is_read(verified, small_data, tmp_path, monkeypatch):
     source = small_data / "frey_faces" / "frey_rawface.mat"
-    arrays = {"train_images": np.full((3, 28, 20, 1), 7, np.uint8), "test_images": np.zeros((2, 28, 20, 1), np.uint8)}
-    facts = {"verified": verified, "sources": {str(source): base.sha256_of(source)}, "arrays": list(arrays)}
+    frames = np.full((1965, 28, 20, 1), 7, np.uint8)
+    monkeypatch.setattr(frey_faces, "MAT", frey_faces.MAT._replace(sha256=digest(frames)))
+    arrays = {"train_images": frames[:1565], "test_images": frames[1565:]}
     cache = tmp_path / "frey_faces.npz"
-    np.savez(cache, facts=json.dumps(facts), **arrays)
+    write_cache(cache, verified, arrays, [source])
     content = cache.read_bytes()
     data = datasets.load("frey_faces", tmp_path, allow_unverified=not verified)
-    assert data.verified == verified and data.train_labels is None and data.test_labels is None
+    assert data.verified is verified and data.train_labels is None and data.test_labels is None
     assert np.array_equal(data.train_images, arrays["train_images"])
     assert np.array_equal(data.test_images, arrays["test_images"])
     # The cache was used as it is: nothing was decoded or written.
     assert cache.read_bytes() == content and list(tmp_path.iterdir()) == [cache]
+
+
+def arrays_of(data):
+    """Returns the arrays that the cache of a Dataset holds, by name."""
+    arrays = {name: getattr(data, name) for name in base.CACHED_ARRAYS}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+CACHED = ("mnist", "frey_faces", "cifar10_full", "svhn")
+
+
+@pytest.fixture
+def publish(monkeypatch):
+    """A function that makes the arrays of a Dataset the published ones."""
+
+    def publish_arrays(data):
+        if data.name == "mnist":
+            files = {}
+            for name, array in arrays_of(data).items():
+                content = idx(array[..., 0] if array.ndim == 4 else array)
+                files[name] = mnist.FILES[name]._replace(unpacked_sha256=hashlib.sha256(content).hexdigest())
+            monkeypatch.setattr(mnist, "FILES", files)
+        elif data.name == "frey_faces":
+            frames = np.empty((1965, 28, 20, 1), np.uint8)
+            train, test = base.split(1965, 1565)
+            frames[train], frames[test] = data.train_images, data.test_images
+            monkeypatch.setattr(frey_faces, "MAT", frey_faces.MAT._replace(sha256=digest(frames)))
+        elif data.name == "cifar10_full":
+            digests = {name: digest(array) for name, array in arrays_of(data).items()}
+            monkeypatch.setattr(cifar10, "ARRAYS", digests)
+        else:
+            monkeypatch.setattr(svhn, "NUM_IMAGES", (len(data.train_images), len(data.test_images)))
+
+    return publish_arrays
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_cache_that_says_that_it_is_verified_is_used_only_with_the_published_arrays(
+    name, publish, small_data, tmp_path, monkeypatch, capsys
+):
+    data = datasets.load(name, small_data, allow_unverified=True)
+    arrays = arrays_of(data)
+    publish(data)
+
+    def refuse(*args):
+        raise DataError("the files are read")
+
+    module = {"cifar10_full": cifar10}.get(name) or getattr(datasets, name)
+    monkeypatch.setattr(module, "_decode", refuse)
+    cache = tmp_path / f"{name}.npz"
+    write_cache(cache, True, arrays)
+    got = datasets.load(name, tmp_path)
+    assert got.verified is True and np.array_equal(got.train_images, data.train_images)
+    assert capsys.readouterr().err == ""
+
+    one_bit = {array: values.copy() for array, values in arrays.items()}
+    one_bit["test_images"][-1, -1, -1, -1] ^= 1
+    fewer = {array: values[:-1] for array, values in arrays.items()}
+    without_labels = {array: values for array, values in arrays.items() if array != "test_labels"}
+    others = [fewer]
+    if name != "svhn":  # there is no published digest of its arrays
+        others.append(one_bit)
+    if name != "frey_faces":
+        others.append(without_labels)
+    for other in others:
+        write_cache(cache, True, other)
+        content = cache.read_bytes()
+        for allow_unverified in (False, True):
+            with pytest.raises(DataError, match="the files are read"):
+                datasets.load(name, tmp_path, allow_unverified)
+            assert f"{cache} is not used, because it is not the published data" in capsys.readouterr().err
+        assert cache.read_bytes() == content
+
+
+def test_the_published_digests_of_arrays_are_those_of_the_published_files():
+    """Each data set has one for each array, except SVHN, whose arrays have no published digest."""
+    assert set(mnist.FILES) == set(cifar10.ARRAYS) == set(base.CACHED_ARRAYS)
+    assert svhn.NUM_IMAGES == (73257, 26032)
+    empty = {"train_images": np.zeros((0, 28, 28, 1), np.uint8), "test_images": np.zeros((0, 28, 28, 1), np.uint8)}
+    assert not mnist._is_published(base.Dataset("mnist", **empty))
+
+
+@pytest.mark.parametrize("verified", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_images": np.zeros((200, 8, 8, 3), np.uint8)},
+        {"train_images": np.zeros((200, 32, 32), np.uint8)},
+        {"train_images": np.zeros((200, 32, 32, 3))},
+        {"train_images": np.zeros((0, 32, 32, 3), np.uint8), "train_labels": np.zeros(0, np.uint8)},
+        {"test_images": np.zeros((50, 32, 31, 3), np.uint8)},
+        {"train_labels": np.zeros(199, np.uint8)},
+        {"train_labels": np.zeros((200, 1), np.uint8)},
+        {"train_labels": np.zeros(200)},
+        {"test_labels": np.full(50, 10, np.uint8)},
+    ],
+    ids=lambda changes: " ".join(f"{name}{array.shape}" for name, array in changes.items()),
+)
+def test_a_cache_of_other_shapes_is_made_again(changes, verified, small_data, tmp_path, capsys):
+    shutil.copytree(small_data / "svhn", tmp_path / "svhn")
+    data = datasets.load("svhn", small_data, allow_unverified=True)
+    cache = tmp_path / "svhn.npz"
+    write_cache(cache, verified, arrays_of(data) | changes)
+    got = datasets.load("svhn", tmp_path, allow_unverified=True)
+    assert f"{cache} is not used, because it does not have images of the right shape" in capsys.readouterr().err
+    assert np.array_equal(got.train_images, data.train_images) and got.verified is False
+    datasets.load("svhn", tmp_path, allow_unverified=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_cache_is_made_again(small_data, tmp_path):

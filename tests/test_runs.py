@@ -1,8 +1,11 @@
 """Tests of a run's folder: what is saved is restored whole, damage is found, and no earlier model is lost."""
 
 import dataclasses
+import gc
 import json
+import logging
 import math
+import re
 import shutil
 
 import filelock
@@ -68,6 +71,12 @@ def overwrite(folder, epoch, seed=0):
 def contents(folder):
     """Returns the bytes of every file in a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def edit_config(folder, **changes):
+    """Changes entries of a run's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def first_weight(model):
@@ -140,6 +149,27 @@ def test_a_folder_that_holds_another_model_is_not_continued(folder):
     save(folder, 2)
     with runs.training_run(folder) as run, pytest.raises(runs.RunError, match="holds another model"):
         run.restore(state_at(0), dataclasses.replace(CONFIG, seed=1))
+
+
+def test_a_model_of_another_config_is_refused_and_the_message_has_both_values(folder):
+    save(folder, 2)
+    other = dataclasses.replace(CONFIG, activation="tanh", latent_dim=4, num_epochs=7)
+    with pytest.raises(runs.RunError) as caught:
+        runs.restore(folder, other)
+    assert str(caught.value).splitlines() == [
+        f"{folder} holds another model than the one that the flags name:",
+        "  latent_dim: 3 in config.json, 4 in the flags",
+        "  activation: relu in config.json, tanh in the flags",
+        f"if the folder was renamed, its name was {CONFIG.run_name}; if config.json was edited, undo that",
+    ]
+    assert runs.restore(folder, dataclasses.replace(CONFIG, num_epochs=7)).epoch == 2
+
+
+def test_training_does_not_continue_with_images_of_another_shape(folder):
+    save(folder, 2)
+    edit_config(folder, image_shape=[2, 8, 1])
+    with runs.training_run(folder) as run, pytest.raises(runs.RunError, match=r"2x8x1 images, .* has 4x4x1: "):
+        run.restore(state_at(0), CONFIG)
 
 
 def test_a_missing_model_is_an_error_that_names_the_folder(folder):
@@ -345,13 +375,47 @@ def test_a_damaged_history_is_refused_by_name(folder, content):
         run.restore(state_at(0), CONFIG)
 
 
-@pytest.mark.parametrize("line", ["4", "4,1,2,3,4,5", "4,1,2,3,4,5,6,7", "x,1,2,3,4,5,6", "4,x,2,3,4,5,6"])
-def test_a_damaged_line_of_a_history_is_refused_by_name(folder, line):
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("4", "4,1,2,3,4,5", "4,1,2,3,4,5,6,7", "x,1,2,3,4,5,6", "4,x,2,3,4,5,6"),
+        *("4,inf,2,3,4,5,6", "4,1,nan,3,4,5,6", "4,1,2,-inf,4,5,6", "4,1,2,3,inf,5,6", "4,1,2,3,nan,nan,6"),
+        *(
+            "4,1,2,3,4,5,nan",
+            "4,1e999,2,3,4,5,6",
+            "-4,1,2,3,4,5,6",
+            "3,1,2,3,4,5,6",
+            "5,1,2,3,4,5,6",
+            "4.0,1,2,3,4,5,6",
+        ),
+    ],
+)
+def test_a_damaged_line_of_a_history_is_refused_by_name_and_the_message_says_what_to_do(folder, line):
     save(folder, 3)
     with (folder / "history.csv").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(runs.RunError, match=r"history\.csv cannot be read"):
+    with pytest.raises(runs.RunError, match=r"(?s)history\.csv cannot be read: .*evaluate\.py.* copy .*--overwrite"):
         runs.read_history(folder)
+    assert runs.restore(folder).epoch == 3
+
+
+def test_a_history_that_is_shorter_than_the_training_is_refused_and_the_message_says_what_to_do(folder):
+    save(folder, 3)
+    runs.write_history(folder, history_up_to(2))
+    with runs.training_run(folder) as run:
+        with pytest.raises(runs.RunError, match=r"(?s)history\.csv ends at epoch 2, .* at epoch 3\n.*--overwrite"):
+            run.restore(state_at(0), CONFIG)
+
+
+@pytest.mark.parametrize("name", ["config.json", "history.csv"])
+def test_a_file_that_cannot_be_opened_is_refused_without_advice_for_a_damaged_one(folder, name):
+    """A folder is in its place."""
+    save(folder, 3)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with runs.training_run(folder) as run, pytest.raises(runs.RunError) as caught:
+        run.restore(state_at(0), CONFIG)
+    assert str(caught.value) == f"{folder / name} cannot be read: Is a directory"
 
 
 def test_an_empty_line_of_a_history_is_skipped(folder):
@@ -370,12 +434,75 @@ def test_a_config_without_versions_is_read(folder):
     assert runs.read_config(folder).versions == {} and runs.restore(folder).epoch == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", None])
-def test_a_damaged_config_is_refused_by_name(folder, content):
+NESTED = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"config": {"vae_type": "x"}}', b"\xff", NESTED, None], ids=lambda content: ""
+)
+def test_a_damaged_config_is_refused_by_name_and_the_message_says_what_to_do(folder, content):
     save(folder, 3)
     put(folder / "config.json", content)
-    with pytest.raises(runs.RunError, match=r"config\.json"):
+    with pytest.raises(runs.RunError, match=r"(?s)config\.json cannot be read: .* copy .*--overwrite"):
         runs.restore(folder)
+    assert "config.json cannot be read: " in cli.describe_runs(folder.parent)
+    assert cli.describe_runs(folder.parent).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "values"),
+    [
+        ("image_shape", (None, 8, "8x8", [8, 8], [4, 4, 1, 1], [-4, -4, 1], [0, 4, 1], [4.0, 4.0, 1.0], [True, 4, 4])),
+        ("image_shape", ([math.inf, 4, 1], [math.nan, 4, 1], ["4", "4", "1"])),
+        ("data_verified", (None, 1, "no", [])),
+        ("versions", (None, 3, "3.11")),
+        ("config", (None, [], "digits", {})),
+    ],
+)
+def test_a_wrong_entry_of_a_config_is_refused_by_name(folder, entry, values):
+    save(folder, 3)
+    for value in values:
+        edit_config(folder, **{entry: value})
+        with pytest.raises(runs.RunError, match=rf"config\.json cannot be read: {entry} "):
+            runs.restore(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("num_epochs", (-3, 0, 2.5, "2", None)),
+        ("latent_dim", (-3, "3", True, [])),
+        ("learning_rate", (None, -1, math.inf)),
+        ("likelihood", ([], "normal", "x")),
+        ("dataset", (1, None)),
+    ],
+)
+def test_a_wrong_field_of_a_saved_config_is_refused_by_name(folder, field, values):
+    save(folder, 3)
+    fields = dataclasses.asdict(CONFIG)
+    for value in values:
+        edit_config(folder, config=fields | {field: value})
+        with pytest.raises(runs.RunError, match=rf"config\.json cannot be read: .*{re.escape(repr(value))}"):
+            runs.restore(folder)
+
+
+def test_a_saved_config_with_a_field_too_few_or_too_many_is_refused(folder):
+    save(folder, 3)
+    fields = dataclasses.asdict(CONFIG)
+    edit_config(folder, config=fields | {"colour": "red"})
+    with pytest.raises(runs.RunError, match="config has unknown entries: colour"):
+        runs.restore(folder)
+    for field in runs.SAVED_FIELDS:
+        edit_config(folder, config={name: value for name, value in fields.items() if name != field})
+        with pytest.raises(runs.RunError, match=f"config has no entry '{field}'"):
+            runs.restore(folder)
+
+
+def test_a_field_that_was_added_after_a_run_was_saved_has_its_default(folder, monkeypatch):
+    save(folder, 3)
+    monkeypatch.setattr(runs, "SAVED_FIELDS", [field for field in runs.SAVED_FIELDS if field != "activation"])
+    edit_config(folder, config={field: getattr(CONFIG, field) for field in runs.SAVED_FIELDS})
+    assert runs.read_config(folder).config == CONFIG
 
 
 def truncate(path):
@@ -442,18 +569,120 @@ def test_a_damaged_run_is_replaced_like_any_other(folder):
     assert runs.restore(folder).epoch == 1
 
 
-def test_a_checkpoint_without_permission_to_read_does_not_count_as_damaged(folder, monkeypatch):
+# What TensorFlow and Python raise for whole checkpoints that cannot be read now.
+NO_DAMAGE = [
+    # TensorFlow has this plain class for a file of mode 0, and also for most damage.
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.index; Permission denied", tf.errors.UNKNOWN),
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.data-00000-of-00001; Too many open files", tf.errors.UNKNOWN),
+    tf.errors.OpError(None, None, "/tmp/x/run/epoch-3.data-00000-of-00001; Input/output error", tf.errors.UNKNOWN),
+    tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied"),
+    tf.errors.NotFoundError(None, None, "{{function_node x}} /tmp/x/epoch-3.index; No such file or directory [Op:x]"),
+    tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+    PermissionError(13, "Permission denied", "epoch-3.index"),
+    OSError(5, "Input/output error", "epoch-3.index"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", NO_DAMAGE, ids=lambda error: type(error).__name__)
+def test_an_error_that_is_not_known_to_be_damage_is_refused_and_nothing_is_renamed(folder, error, monkeypatch):
     for epoch in (2, 3):
         save(folder, epoch)
+    before = contents(folder)
 
     def refuse(*args):
-        raise tf.errors.PermissionDeniedError(None, None, "epoch-3.index; Permission denied")
+        raise error
 
-    monkeypatch.setattr(checkpoints, "read", refuse)
+    monkeypatch.setattr(tf.train.Checkpoint, "read", refuse)
     with runs.training_run(folder) as run:
-        with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: .*Permission denied"):
+        with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: \S+"):
+            run.restore(state_at(0), CONFIG)
+    with pytest.raises(runs.RunError, match=r"epoch-3 cannot be read: \S+"):
+        runs.restore(folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", [INDEX, DATA])
+def test_a_checkpoint_that_is_a_link_to_nowhere_is_refused_and_not_renamed(folder, name):
+    """The disk that it leads to may be mounted again."""
+    for epoch in (2, 3):
+        save(folder, epoch)
+    path = folder / name.format(3)
+    path.unlink()
+    path.symlink_to(folder / "elsewhere")
+    with runs.training_run(folder) as run:
+        with pytest.raises(runs.RunError, match=rf"epoch-3 cannot be read: .*No such file .*{path.name}"):
             run.restore(state_at(0), CONFIG)
     assert checkpoints.epochs(folder) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected_text"),
+    [
+        (
+            tf.errors.ResourceExhaustedError(
+                None,
+                None,
+                "{{function_node __wrapped__SaveV2_dtypes_40_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
+                "/runs/.epoch-1.5.tmp/epoch-1_temp/part-0.data.tempstate50; No space left on device [Op:SaveV2]",
+            ),
+            "No space left on device",
+        ),
+        (
+            tf.errors.DataLossError(
+                None,
+                None,
+                "{{function_node __wrapped__RestoreV2_device_/job:localhost/replica:0/task:0/device:CPU:0}} "
+                f"TensorBundle at /tmp/x1/{checkpoints.LINK_NAME}/epoch-3 shard 0 (9 bytes): Checksum does not match "
+                "[Op:RestoreV2] name: ",
+            ),
+            "TensorBundle at epoch-3 shard 0 (9 bytes): Checksum does not match",
+        ),
+        (ValueError("{{a}} b; c"), "b; c"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_the_reason_of_an_error_has_no_names_of_tensorflows_functions_and_temporary_files(error, expected_text):
+    assert checkpoints.describe_error(error) == expected_text
+
+
+def test_a_checkpoint_of_another_epoch_counts_as_damaged(folder, capsys):
+    """A user has copied the files of epoch 2 over those of epoch 3."""
+    for epoch in (2, 3):
+        save(folder, epoch)
+    for name in (INDEX, DATA):
+        shutil.copy(folder / name.format(2), folder / name.format(3))
+    expected = (
+        "epoch-3 cannot be read (it is the checkpoint of epoch 2, under another name): epoch 2 is restored instead"
+    )
+    assert runs.restore(folder).epoch == 2
+    assert expected in capsys.readouterr().out
+    with runs.training_run(folder) as run:
+        state = state_at(0)
+        run.restore(state, CONFIG)
+        assert expected in capsys.readouterr().out
+        assert int(state.epoch) == 2 and epochs_of(run) == [1, 2]
+    assert checkpoints.epochs(folder) == [2] and len(list(folder.glob("damaged-epoch-3.*"))) == 2
+
+
+@pytest.mark.parametrize("name", [INDEX, DATA])
+def test_tensorflow_warns_of_nothing_when_a_reader_passes_over_a_damaged_checkpoint(folder, name):
+    for epoch in (2, 3):
+        save(folder, epoch)
+    flip_a_bit(folder / name.format(3))
+    warnings = []
+    handler = logging.Handler()
+    handler.emit = warnings.append
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    try:
+        assert runs.restore(folder).epoch == 2
+        # TensorFlow would warn when Python collects what was not restored.
+        gc.collect()
+    finally:
+        logger.removeHandler(handler)
+    assert warnings == []
 
 
 def test_no_flipped_bit_of_a_checkpoint_changes_a_weight_unnoticed(folder):

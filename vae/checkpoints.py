@@ -3,6 +3,7 @@
 A kill at any moment leaves the previous checkpoint in use: see write.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -15,16 +16,22 @@ NUM_KEPT = 3
 INDEX_SUFFIX = ".index"
 DATA_SUFFIX = ".data-00000-of-00001"
 
-# These errors say nothing about the file: permissions, memory or the network are in the way.
-NOT_DAMAGED = (
-    tf.errors.PermissionDeniedError,
-    tf.errors.ResourceExhaustedError,
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.DeadlineExceededError,
+# The name of the link through which TensorFlow reads a run's folder: see read.
+LINK_NAME = "run-being-read"
+
+# TensorFlow's readers raise one of these for a file that is damaged, or that is not a checkpoint of this model. For
+# most damage the class is the plain OpError, which also stands for errors of the operating system: see is_damage.
+DAMAGED = (
+    tf.errors.DataLossError,
+    tf.errors.InternalError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.UnimplementedError,
+    AssertionError,
+    IndexError,
+    ValueError,
 )
-# TensorFlow's readers raise one of these for a file that is damaged, or that is not a checkpoint of this model.
-DAMAGED = (tf.errors.OpError, ValueError, IndexError, RuntimeError, AssertionError)
 
 
 class RunError(OSError):
@@ -73,7 +80,7 @@ def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> 
         for path in sorted(temporary.iterdir()):
             os.replace(path, Path(folder, path.name))
     except tf.errors.OpError as error:
-        raise RunError(f"could not write a checkpoint into {folder}: {error.message}") from None
+        raise RunError(f"could not write a checkpoint into {folder}: {describe_error(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old_epoch in epochs(folder)[:-NUM_KEPT]:
@@ -85,8 +92,9 @@ def restore(state: tf.train.Checkpoint, folder: str | os.PathLike, partial: bool
     """Fills `state` from the newest checkpoint that can be read, and returns its epoch.
 
     TensorFlow verifies a checksum of every tensor that it reads. A damaged checkpoint is passed over for the one before
-    it, with a message. With `partial`, only what `state` has is restored: the model without the optimizer, say. Raises
-    RunError if no checkpoint can be read, or if the newest one cannot be read for a reason that is not damage.
+    it, with a message. With `partial`, only what `state` has is restored: the model without the optimizer, say; but
+    the epoch is always needed. Raises RunError if no checkpoint can be read, or if the newest one cannot be read for a
+    reason that is not known to be damage.
     """
     reasons: dict[int, str] = {}
     while True:
@@ -98,28 +106,72 @@ def restore(state: tf.train.Checkpoint, folder: str | os.PathLike, partial: bool
         newest = candidates[-1]
         try:
             read(state, folder, newest, partial)
-        except NOT_DAMAGED as error:
-            raise RunError(f"{checkpoint_path(folder, newest)} cannot be read: {error.message}") from None
-        except DAMAGED as error:
-            # What comes before "}} " names TensorFlow's own functions.
-            reasons[newest] = str(error).rsplit("}} ", maxsplit=1)[-1]
+        except Exception as error:
+            if newest not in epochs(folder):
+                continue
+            if not is_damage(error):
+                raise RunError(
+                    f"{checkpoint_path(folder, newest)} cannot be read: {describe_error(error)}\n"
+                    "it may be whole, so no earlier checkpoint is used in its place"
+                ) from error
+            reasons[newest] = describe_error(error)
             continue
         report_passed_over(folder, reasons, newest)
         return newest
 
 
 def read(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int, partial: bool) -> None:
-    """Fills `state` from one checkpoint. See restore."""
+    """Fills `state` from one checkpoint. See restore. Raises ValueError if it is the checkpoint of another epoch."""
+    # Python's errors say why a file cannot be opened or read. Those of TensorFlow do not always.
+    for path in checkpoint_files(folder, epoch):
+        path.read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
         # TensorFlow's reader treats the path as a glob pattern, and would not find a folder called runs[1]. A link with
         # a plain name leads there.
-        link = Path(scratch, "run")
+        link = Path(scratch, LINK_NAME)
         link.symlink_to(Path(folder).resolve(), target_is_directory=True)
         status = state.read(str(checkpoint_path(link, epoch)))
     if partial:
         status.expect_partial().assert_existing_objects_matched()
     else:
         status.assert_consumed()
+    saved_epoch = int(state.epoch)
+    if saved_epoch != epoch:
+        raise ValueError(f"it is the checkpoint of epoch {saved_epoch}, under another name")
+
+
+def is_damage(error: Exception) -> bool:
+    """Returns whether an error of `read` is known to mean that the files are damaged, or not those of this model.
+
+    Permissions, memory, a lost disk or too many open files are no damage: the files may be whole.
+    """
+    if isinstance(error, tf.errors.OpError) and system_error(error) is not None:
+        return False
+    return type(error) is tf.errors.OpError or isinstance(error, DAMAGED)
+
+
+def system_error(error: tf.errors.OpError) -> str | None:
+    """Returns the error of the operating system that TensorFlow reports as "<path>; <error>", or None."""
+    reason = without_functions(error.message).rsplit("; ", maxsplit=1)[-1]
+    if reason in [os.strerror(number) for number in errno.errorcode]:
+        return reason
+    return None
+
+
+def describe_error(error: Exception) -> str:
+    """Returns what an error says, without the names of TensorFlow's own functions and of temporary files."""
+    if isinstance(error, tf.errors.OpError):
+        reason = system_error(error)
+        if reason is not None:
+            return reason
+    text = re.sub(rf"\S*/{LINK_NAME}/", "", without_functions(str(error)))
+    return text or type(error).__name__
+
+
+def without_functions(text: str) -> str:
+    """Returns an error's text without the names of TensorFlow's own functions before and after it."""
+    text = re.sub(r"^\{\{.*?\}\} ", "", text)
+    return re.sub(r" \[Op:\w+\].*$", "", text, flags=re.DOTALL)
 
 
 def report_passed_over(folder: str | os.PathLike, reasons: dict[int, str], restored_epoch: int) -> None:

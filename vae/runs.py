@@ -9,10 +9,12 @@ import math
 import os
 import platform
 import re
+import reprlib
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import tensorflow as tf
@@ -34,6 +36,31 @@ FIRST_HISTORY_FIELDS = HistoryRow._fields[:-1]
 
 # The folder, beside the runs, that --overwrite moves earlier runs to.
 REPLACED = "replaced"
+
+# The fields of Config that every config.json has. A field that was added later has its default if it is missing.
+SAVED_FIELDS = (
+    "dataset",
+    "vae_type",
+    "latent_dim",
+    "num_epochs",
+    "learning_rate",
+    "batch_size",
+    "hidden_size",
+    "activation",
+    "likelihood",
+    "seed",
+)
+
+# What to do about a damaged file of a run.
+CONFIG_REMEDY = (
+    "put back a copy of this file; or train with the same flags for one epoch into another --checkpoints_dir, "
+    "and copy config.json from there\n"
+    "to train again from scratch: --overwrite"
+)
+HISTORY_REMEDY = (
+    "the model does not depend on this file: evaluate.py and the drawing scripts work without it\n"
+    "to train the model further, correct this file or put back a copy of it; to train again from scratch: --overwrite"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +90,14 @@ class Run:
     def restore(self, state: tf.train.Checkpoint, config: Config) -> None:
         """Fills `state` and the history from the newest checkpoint, if there is one.
 
-        Raises RunError if the folder holds another model than `config`, or if its files cannot be read.
+        Raises RunError if the folder holds another model than `config`, or a model of images of another shape, or if
+        its files cannot be read.
         """
         if saved_epoch(self.folder) == 0:
             return
         saved = read_config(self.folder)
-        if dataclasses.replace(saved.config, num_epochs=config.num_epochs) != config:
-            raise RunError(f"{self.folder} holds another model, according to its config.json: {saved.config}")
+        check_config(self.folder, saved.config, config)
+        check_image_shape(self.folder, saved.image_shape, state.model.image_shape)
         epoch = checkpoints.restore(state, self.folder)
         self.history = self._read_history(epoch, config.learning_rate)
         checkpoints.set_damaged_aside(self.folder, epoch)
@@ -83,9 +111,11 @@ class Run:
         A kill between history.csv and the checkpoint leaves rows beyond the epoch. And the last row of a run that was
         stopped has a test ELBO in any case. Rows without a learning rate are from before there was a schedule.
         """
-        history = [without_extra_test(row) for row in read_history(self.folder)[:epoch]]
-        if [row.epoch for row in history] != list(range(1, epoch + 1)):
-            raise RunError(f"{self.folder / 'history.csv'} does not have the {epoch} epochs of the checkpoint")
+        history = read_history(self.folder)
+        if len(history) < epoch:
+            path = self.folder / "history.csv"
+            raise RunError(f"{path} ends at epoch {len(history)}, and the model is at epoch {epoch}\n{HISTORY_REMEDY}")
+        history = [without_extra_test(row) for row in history[:epoch]]
         return [with_learning_rate(row, learning_rate) for row in history]
 
     def move_to_replaced(self) -> None:
@@ -188,18 +218,96 @@ def write_config(folder: Path, saved: SavedConfig) -> None:
 
 
 def read_config(folder: str | os.PathLike) -> SavedConfig:
-    """Returns what a run's config.json holds. Raises RunError if it cannot be read."""
+    """Returns what a run's config.json holds. Raises RunError if it cannot be read, and says what to do."""
     path = Path(folder) / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return SavedConfig(
-            config=Config(**content["config"]),
-            image_shape=tuple(int(size) for size in content["image_shape"]),
-            data_verified=bool(content["data_verified"]),
-            versions=content.get("versions", {}),
+        return parse_config(json.loads(read_text(path)))
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except ValueError as error:
+        problem = str(error)
+    raise RunError(f"{path} cannot be read: {problem}\n{CONFIG_REMEDY}")
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a run's file. Raises ValueError if it is missing or not text, RunError for any other reason.
+
+    Permissions, for example, are such a reason: the file may be whole.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_config(content: Any) -> SavedConfig:
+    """Returns what the content of a config.json says. Raises ValueError if an entry is missing or has a wrong value."""
+    check_entries(content, "the file", ("config", "image_shape", "data_verified"))
+    fields = content["config"]
+    check_entries(fields, "config", SAVED_FIELDS)
+    unknown_fields = set(fields) - {field.name for field in dataclasses.fields(Config)}
+    if unknown_fields:
+        raise ValueError(f"config has unknown entries: {', '.join(sorted(unknown_fields))}")
+    data_verified = content["data_verified"]
+    if not isinstance(data_verified, bool):
+        raise ValueError(f"data_verified takes true or false, got {reprlib.repr(data_verified)}")
+    # Nothing depends on the versions. They are for the reader of the file.
+    versions = content.get("versions", {})
+    if not isinstance(versions, dict):
+        raise ValueError(f"versions takes an object, got {reprlib.repr(versions)}")
+    return SavedConfig(Config(**fields), parse_image_shape(content["image_shape"]), data_verified, versions)
+
+
+def check_entries(content: Any, name: str, needed: tuple[str, ...]) -> None:
+    """Raises ValueError if a part of a config.json is not an object with the entries that it needs."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} takes an object, got {reprlib.repr(content)}")
+    for entry in needed:
+        if entry not in content:
+            raise ValueError(f"{name} has no entry {entry!r}")
+
+
+def parse_image_shape(sizes: Any) -> tuple[int, ...]:
+    """Returns an image_shape (h, w, c) of a config.json. Raises ValueError if it is not three sizes."""
+    if not isinstance(sizes, list) or len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(
+            f"image_shape takes height, width and channels, each a whole number above 0, got {reprlib.repr(sizes)}"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error!r}") from None
+    return tuple(sizes)
+
+
+def check_config(folder: Path, saved: Config, wanted: Config) -> None:
+    """Raises RunError if a run's config.json holds another Config than the wanted one, apart from the final epoch.
+
+    The message names the fields that differ, with both values.
+    """
+    differences = []
+    for field in dataclasses.fields(Config):
+        saved_value = getattr(saved, field.name)
+        wanted_value = getattr(wanted, field.name)
+        if field.name != "num_epochs" and saved_value != wanted_value:
+            differences.append(f"\n  {field.name}: {saved_value} in config.json, {wanted_value} in the flags")
+    if differences:
+        raise RunError(
+            f"{folder} holds another model than the one that the flags name:{''.join(differences)}\n"
+            f"if the folder was renamed, its name was {saved.run_name}; if config.json was edited, undo that"
+        )
+
+
+def check_image_shape(folder: Path, saved: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raises RunError if a run's model is one of images of another shape (h, w, c) than the data set's."""
+    if saved != wanted:
+        raise RunError(
+            f"{folder} holds a model of {format_shape(saved)} images, but the data set has {format_shape(wanted)}: "
+            "it was trained on another data set, or its config.json was edited"
+        )
+
+
+def format_shape(image_shape: tuple[int, ...]) -> str:
+    """Returns an image's shape as text, e.g. 28x28x1."""
+    return "x".join(str(size) for size in image_shape)
 
 
 def write_history(folder: Path, history: list[HistoryRow]) -> None:
@@ -211,25 +319,38 @@ def write_history(folder: Path, history: list[HistoryRow]) -> None:
 
 
 def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
-    """Returns the rows of a run's history.csv. Raises RunError if it cannot be read."""
+    """Returns the rows of a run's history.csv, those of the epochs 1, 2, 3 and so on.
+
+    Raises RunError if it cannot be read, and says what to do.
+    """
     path = Path(folder) / "history.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in csv.reader(file) if line]
-        header = ",".join(lines[0]) if lines else ""
-        if header not in (",".join(HistoryRow._fields), ",".join(FIRST_HISTORY_FIELDS)):
-            raise ValueError(f"its first line is {header!r}, not {','.join(HistoryRow._fields)!r}")
-        return [parse_history_row(line, num_cells=len(lines[0])) for line in lines[1:]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        lines = [line for line in csv.reader(read_text(path).splitlines()) if line]
+        columns = tuple(lines[0]) if lines else ()
+        if columns not in (HistoryRow._fields, FIRST_HISTORY_FIELDS):
+            raise ValueError(f"its first line is {','.join(columns)!r}, not {','.join(HistoryRow._fields)!r}")
+        return [parse_history_row(line, columns, epoch) for epoch, line in enumerate(lines[1:], start=1)]
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error}\n{HISTORY_REMEDY}") from None
 
 
-def parse_history_row(cells: list[str], num_cells: int) -> HistoryRow:
-    """Returns a row of history.csv. Raises ValueError if it does not have one number for each column."""
-    if len(cells) != num_cells:
-        raise ValueError(f"the row {','.join(cells)!r} has {len(cells)} cells, not {num_cells}")
-    epoch, *numbers = cells
-    return HistoryRow(int(epoch), *map(float, numbers))
+def parse_history_row(cells: list[str], columns: tuple[str, ...], epoch: int) -> HistoryRow:
+    """Returns the row of an epoch in history.csv. Raises ValueError unless it has that epoch and finite numbers.
+
+    The test ELBO may be NaN, which means that it was not measured.
+    """
+    text = ",".join(cells)
+    if len(cells) != len(columns):
+        raise ValueError(f"the row {text!r} has {len(cells)} cells, not {len(columns)}")
+    if cells[0] != str(epoch):
+        raise ValueError(f"the row {text!r} is in the place of epoch {epoch}")
+    row = HistoryRow(epoch, *map(float, cells[1:]))
+    for name in columns:
+        value = getattr(row, name)
+        is_missing = name == "test_elbo" and math.isnan(value)
+        if not math.isfinite(value) and not is_missing:
+            raise ValueError(f"in the row {text!r}, {name} is not a finite number")
+    return row
 
 
 def without_extra_test(row: HistoryRow) -> HistoryRow:
@@ -268,20 +389,24 @@ def build(config: Config, image_shape: tuple[int, ...]) -> VAE:
     )
 
 
-def restore(folder: str | os.PathLike) -> VAE:
+def restore(folder: str | os.PathLike, config: Config | None = None) -> VAE:
     """Returns the trained model of a run's folder, e.g. restore("checkpoints/mnist_flat_binarized_z20_h200_...").
 
-    Its `epoch` is that of the checkpoint. Raises RunError if there is no trained model, or if it cannot be read.
+    Its `epoch` is that of the checkpoint. Raises RunError if there is no trained model, if it cannot be read, or if
+    `config` is given and the folder holds another model.
     """
     folder = Path(folder)
     if saved_epoch(folder) == 0:
         raise RunError(f"no trained model in {folder}")
     saved = read_config(folder)
+    if config is not None:
+        check_config(folder, saved.config, config)
     try:
         model = build(saved.config, saved.image_shape)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} describes no model: {error!r}") from None
-    model.epoch = checkpoints.restore(tf.train.Checkpoint(model=model), folder, partial=True)
+    state = tf.train.Checkpoint(model=model, epoch=tf.Variable(0, dtype=tf.int64))
+    model.epoch = checkpoints.restore(state, folder, partial=True)
     return model
 
 

@@ -48,8 +48,12 @@ def read_archive(content):
     assert len(cifar10._read_archive(path)) == len(cifar10.BATCHES)
 
 
+def is_published(dataset):
+    return True
+
+
 def read_cache(content):
-    dataset = base._read_cache("x", written(content, "a.npz"), False)
+    dataset = base._read_cache("x", written(content, "a.npz"), False, (2, 2, 1), is_published)
     assert dataset is None or isinstance(dataset, base.Dataset)
 
 
@@ -68,7 +72,7 @@ def cache():
     path = FOLDER / "cache.npz"
     images = np.zeros((2, 2, 2, 1), np.uint8)
     base._write_cache(base.Dataset("x", images, images[:1]), [], path)
-    assert base._read_cache("x", path, False) is not None
+    assert base._read_cache("x", path, False, (2, 2, 1), is_published) is not None
     return path.read_bytes()
 
 
