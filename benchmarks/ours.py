@@ -1,5 +1,7 @@
 """This project's training, as train.py does it: a contender of the benchmark."""
 
+import dataclasses
+
 import numpy as np
 
 import cli
@@ -9,12 +11,15 @@ from config import VAE_TYPES, Config
 with cli.tensorflow_environment():
     from vae import runs, training
 
+CONFIGS = {vae_type: Config(vae_type=vae_type) for vae_type in VAE_TYPES}
+CONFIGS["conv3_mixed_bfloat16"] = Config(vae_type="conv3", precision="mixed_bfloat16")
+
 
 def main() -> None:
     """Trains without end, in turn with the other contenders. No test ELBO is measured."""
-    args = parse_arguments(__doc__, *VAE_TYPES)
+    args = parse_arguments(__doc__, *CONFIGS)
     images = np.load(args.images)
-    config = Config(vae_type=args.kind, hidden_size=args.hidden_size)
+    config = dataclasses.replace(CONFIGS[args.kind], hidden_size=args.hidden_size)
     model = runs.build(config, images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     turns = Turns()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,11 +29,15 @@ Measurement = dict[str, float]
 
 
 class Contender(NamedTuple):
-    """A module that is started as a process, and the kind of training it does. benchmarks/turns.py has the rules."""
+    """A module that is started as a process, and the kind of training it does. benchmarks/turns.py has the rules.
+
+    The process gets `xla_flags` as its environment variable XLA_FLAGS. Without them, it has XLA's defaults.
+    """
 
     name: str
     module: str
     kind: str
+    xla_flags: str = ""
 
 
 class Worker(NamedTuple):
@@ -99,10 +104,12 @@ def start_all(
 def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> Worker:
     """Starts the process of a contender, which then waits for its first turn."""
     command = [sys.executable, "-m", contender.module, contender.kind, *arguments]
+    environment = os.environ | {"XLA_FLAGS": contender.xla_flags}
     with log_path.open("w") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -1,6 +1,7 @@
 """The two VAEs in JAX with optax.
 
-An epoch of the flat VAE is one compiled scan, which draws its own data or takes data that NumPy has prepared.
+An epoch of the flat VAE is one compiled scan, which draws its own data or takes data that NumPy has prepared. Its steps
+may have two parts: XLA runs two halves of a batch side by side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -145,23 +146,28 @@ def make_step(
     network: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
     make_batch: Callable[..., tuple[jax.Array, jax.Array]],
+    num_parts: int,
 ) -> Callable[[State, Any], tuple[State, jax.Array]]:
     """Returns a function (state, inputs) -> (state, mean ELBO in nats) that takes one training step.
 
-    make_batch(*inputs) returns x and noise.
+    make_batch(*inputs) returns x and noise. They are split into num_parts equal parts, whose losses are added.
     """
 
-    def negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
+    def sum_of_negative_elbos(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
         logits, mean, log_std = network(params, x, noise)
         # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch.
         cross_entropy = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x))
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std)
-        return (cross_entropy + kl) / len(x)
+        return cross_entropy + kl
+
+    def mean_negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
+        parts = zip(jnp.split(x, num_parts), jnp.split(noise, num_parts), strict=True)
+        return sum(sum_of_negative_elbos(params, x_part, noise_part) for x_part, noise_part in parts) / len(x)
 
     def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
         params, moments = state
         x, noise = make_batch(*inputs)
-        loss, gradient = jax.value_and_grad(negative_elbo)(params, x, noise)
+        loss, gradient = jax.value_and_grad(mean_negative_elbo)(params, x, noise)
         updates, moments = optimizer.update(gradient, moments)
         params = optax.apply_updates(params, updates)
         return (params, moments), -loss
@@ -169,7 +175,7 @@ def make_step(
     return step
 
 
-def train_prepared(images: np.ndarray, hidden_size: int) -> Iterator[float]:
+def train_prepared(images: np.ndarray, hidden_size: int, num_parts: int) -> Iterator[float]:
     """Yields the mean ELBO of each epoch of the flat VAE, on data that NumPy prepares on a thread."""
     pixels = images.reshape(len(images), -1)
     optimizer = optax.adam(1e-3)
@@ -178,9 +184,11 @@ def train_prepared(images: np.ndarray, hidden_size: int) -> Iterator[float]:
     def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         return x.astype(jnp.float32), noise
 
+    step = make_step(flat, optimizer, make_batch, num_parts)
+
     @jax.jit(donate_argnums=0)
     def train_epoch(state: State, block: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
-        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), init=state, xs=block)
+        state, elbos = lax.scan(step, init=state, xs=block)
         return state, elbos.mean()
 
     epochs = prepared_blocks(pixels, steps=len(images) // BATCH_SIZE, binarize=True)
@@ -189,7 +197,7 @@ def train_prepared(images: np.ndarray, hidden_size: int) -> Iterator[float]:
         yield float(elbo)
 
 
-def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
+def train_own_draws(images: np.ndarray, hidden_size: int, num_parts: int) -> Iterator[float]:
     """Yields the mean ELBO of each epoch of the flat VAE, which draws x and noise in its compiled loop."""
     intensities = jnp.asarray(images.reshape(len(images), -1), jnp.float32) / 255
     optimizer = optax.adam(1e-3)
@@ -208,7 +216,8 @@ def train_own_draws(images: np.ndarray, hidden_size: int) -> Iterator[float]:
             noise = jax.random.normal(noise_key, (BATCH_SIZE, LATENT_DIM))
             return x, noise
 
-        state, elbos = lax.scan(make_step(flat, optimizer, make_batch), init=state, xs=rows_and_keys)
+        step = make_step(flat, optimizer, make_batch, num_parts)
+        state, elbos = lax.scan(step, init=state, xs=rows_and_keys)
         return state, elbos.mean()
 
     epochs = rows_and_keys_of_epochs(len(images), steps=len(images) // BATCH_SIZE)
@@ -238,7 +247,7 @@ def train_conv3(images: np.ndarray) -> Iterator[float]:
     def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         return x.astype(jnp.float32) / 255, noise
 
-    step = jax.jit(make_step(conv3, optimizer, make_batch), donate_argnums=0)
+    step = jax.jit(make_step(conv3, optimizer, make_batch, num_parts=1), donate_argnums=0)
     for all_x, all_noise in prepared_blocks(images, steps=len(images) // BATCH_SIZE, binarize=False):
         elbos = []
         for x, noise in zip(all_x, all_noise, strict=True):
@@ -249,12 +258,13 @@ def train_conv3(images: np.ndarray) -> Iterator[float]:
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "prepared", "own_draws", "conv3")
+    args = parse_arguments(__doc__, "prepared", "prepared_parts", "own_draws", "own_draws_parts", "conv3")
     images = np.load(args.images)
-    if args.kind == "prepared":
-        elbos = train_prepared(images, args.hidden_size)
-    elif args.kind == "own_draws":
-        elbos = train_own_draws(images, args.hidden_size)
+    num_parts = 2 if args.kind.endswith("parts") else 1
+    if args.kind.startswith("prepared"):
+        elbos = train_prepared(images, args.hidden_size, num_parts)
+    elif args.kind.startswith("own_draws"):
+        elbos = train_own_draws(images, args.hidden_size, num_parts)
     else:
         elbos = train_conv3(images)
     turns = Turns()

@@ -18,10 +18,11 @@ MAX_BLOCK_STEPS = 100
 
 
 class VAE(keras.Model):
-    """d -> H -> H -> 2L and back, for d binary pixels."""
+    """d -> H -> H -> 2L and back, for d binary pixels. A training step splits its batch into num_parts equal parts."""
 
-    def __init__(self, pixels: int, hidden_size: int) -> None:
+    def __init__(self, pixels: int, hidden_size: int, num_parts: int) -> None:
         super().__init__()
+        self.num_parts = num_parts
         self.encoder = keras.Sequential(
             [
                 layers.Dense(hidden_size, activation="relu"),
@@ -50,19 +51,25 @@ class VAE(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes a step of Adam on x [100, d] and noise ~ N(0, I), [100, L]; returns the mean ELBO in nats."""
         x, noise = data
-        x = ops.cast(x, "float32")
+        x_parts = ops.split(ops.cast(x, "float32"), self.num_parts)
+        noise_parts = ops.split(noise, self.num_parts)
         with tf.GradientTape() as tape:
-            # z = mean + std * noise, [100, L].
-            mean, log_std = ops.split(self.encoder(x), 2, axis=1)
-            logits = self.decoder(mean + ops.exp(log_std) * noise)
-            # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch.
-            cross_entropy = ops.sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits))
-            kl = 0.5 * ops.sum(mean**2 + ops.exp(2 * log_std) - 1 - 2 * log_std)
-            loss = (cross_entropy + kl) / BATCH_SIZE
+            parts = zip(x_parts, noise_parts, strict=True)
+            loss = sum(self.sum_of_negative_elbos(x_part, noise_part) for x_part, noise_part in parts) / BATCH_SIZE
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         self.elbo.update_state(-loss)
         return {"elbo": self.elbo.result()}
+
+    def sum_of_negative_elbos(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the negative ELBOs of x [n, d] with noise ~ N(0, I), [n, L], in nats."""
+        # z = mean + std * noise, [n, L].
+        mean, log_std = ops.split(self.encoder(x), 2, axis=1)
+        logits = self.decoder(mean + ops.exp(log_std) * noise)
+        # -log p(x|z) and KL(q(z|x) || p(z)), summed over the images.
+        cross_entropy = ops.sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits))
+        kl = 0.5 * ops.sum(mean**2 + ops.exp(2 * log_std) - 1 - 2 * log_std)
+        return cross_entropy + kl
 
 
 class TurnsCallback(keras.callbacks.Callback):
@@ -97,12 +104,13 @@ def make_data(images: np.ndarray, block_steps: int) -> tf.data.Dataset:
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "fit")
+    args = parse_arguments(__doc__, "fit", "fit_parts")
     images = np.load(args.images)
     pixels = images.reshape(len(images), -1)
     steps = len(images) // BATCH_SIZE
     block_steps = min(MAX_BLOCK_STEPS, steps)
-    model = VAE(pixels.shape[1], args.hidden_size)
+    num_parts = 2 if args.kind == "fit_parts" else 1
+    model = VAE(pixels.shape[1], args.hidden_size, num_parts)
     optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-8)
     model.compile(optimizer, jit_compile=True, steps_per_execution=block_steps)
     model.fit(

@@ -67,13 +67,14 @@ class Conv3(nn.Module):
         h = x
         for convolution in self.convolutions:
             h = F.relu(F.max_pool2d(convolution(h), 2))
-        mean, log_std = self.to_posterior(h.flatten(1)).chunk(2, dim=1)
+        # Under autocast, the layers return bfloat16. The latents and the ELBO are float32 in any case.
+        mean, log_std = self.to_posterior(h.flatten(1)).float().chunk(2, dim=1)
         z = mean + log_std.exp() * noise
         h = F.relu(self.from_latent(z)).view(-1, 128, 4, 4)
         h = h.contiguous(memory_format=torch.channels_last)
         h = F.relu(self.transposed_convolutions[0](h))
         h = F.relu(self.transposed_convolutions[1](h))
-        logits = self.transposed_convolutions[2](h)
+        logits = self.transposed_convolutions[2](h).float()
         return mean_elbo(x, logits, mean, log_std)
 
 
@@ -97,7 +98,13 @@ def make_network(images: np.ndarray, is_conv3: bool, hidden_size: int) -> nn.Mod
     return network.to(memory_format=torch.channels_last)
 
 
-def train(images: np.ndarray, is_conv3: bool, is_compiled: bool, hidden_size: int) -> Iterator[float]:
+def train(
+    images: np.ndarray,
+    is_conv3: bool,
+    is_compiled: bool,
+    is_bfloat16: bool,
+    hidden_size: int,
+) -> Iterator[float]:
     """Yields the mean ELBO of each epoch, without end. images: uint8 [n, h, w, c]."""
     network = make_network(images, is_conv3, hidden_size)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
@@ -110,7 +117,8 @@ def train(images: np.ndarray, is_conv3: bool, is_compiled: bool, hidden_size: in
         for _ in range(steps):
             x, noise = next(batches)
             optimizer.zero_grad(set_to_none=True)
-            elbo = network(x, noise)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
+                elbo = network(x, noise)
             (-elbo).backward()
             optimizer.step()
             total += elbo.detach()
@@ -139,14 +147,23 @@ def make_batches(images: np.ndarray, is_conv3: bool) -> Iterator[tuple[torch.Ten
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled")
+    args = parse_arguments(
+        __doc__,
+        "eager",
+        "compiled",
+        "conv3",
+        "conv3_compiled",
+        "conv3_bfloat16",
+        "conv3_bfloat16_compiled",
+    )
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     images = np.load(args.images)
     is_conv3 = args.kind.startswith("conv3")
     is_compiled = args.kind.endswith("compiled")
+    is_bfloat16 = "bfloat16" in args.kind
     turns = Turns()
-    for elbo in train(images, is_conv3, is_compiled, args.hidden_size):
+    for elbo in train(images, is_conv3, is_compiled, is_bfloat16, args.hidden_size):
         turns.end_epoch(elbo)
 
 
