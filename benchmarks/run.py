@@ -28,9 +28,9 @@ An epoch is timed from its first step to its last. The data is drawn again for e
 while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
 for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
-the other libraries. A library that gains from this project's XLA flags, or from a step that computes its batch in two
-halves as this project's does, has a second row with them: the first row is what its users get, and the second what they
-could get.
+the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
+halves (a training step of this project has two parts), show what the users of a library could get. The other rows show
+what they get.
 
 After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
 medians over the rounds. Ratios are medians of the ratios within each round, so changes in the machine's speed between
