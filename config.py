@@ -1,6 +1,8 @@
 """What a run is made of and called: Config, and the names that a user may choose."""
 
 import dataclasses
+import os
+import re
 from typing import NamedTuple
 
 
@@ -25,12 +27,36 @@ LIKELIHOODS = ("cross_entropy", "bernoulli", "normal", "logit_normal")
 ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid", "softsign")
 
 
+def is_path(dataset: str) -> bool:
+    """Returns whether a value of --dataset is the path of the user's own images, and not a name."""
+    return os.sep in dataset or dataset.endswith(".npz")
+
+
+def dataset_name(dataset: str) -> str:
+    """Returns the name of the data set that a value of --dataset stands for. Runs are called by it.
+
+    For a path it is the folder's name, or the file's without .npz. Raises ValueError if a run cannot be called that.
+    """
+    if not is_path(dataset):
+        return dataset
+    name = os.path.basename(os.path.abspath(dataset)).removesuffix(".npz")
+    if name in DATASETS:
+        raise ValueError(f"{dataset!r} has the name of the built-in data set {name}: rename the folder or file")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"runs are called by the name of the folder or file, so it takes the letters a to z and A to Z, digits, "
+            f"'-', '_' and '.', with no dot in front, got {name!r}: rename {dataset!r}"
+        )
+    return name
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The parameters of one training run: those of the report, and a few more.
 
-    An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use is ignored. Raises
-    ValueError if the type does not support the likelihood.
+    `dataset` is one of DATASETS, or the name of the user's own images: see dataset_name. An `image_size` of None leaves
+    the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use
+    is ignored. Raises ValueError if the type does not support the likelihood.
     """
 
     dataset: str = "mnist"
@@ -43,6 +69,7 @@ class Config:
     activation: str = "relu"
     likelihood: str = ""
     seed: int = 0
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         vae_type = VAE_TYPES[self.vae_type]
@@ -66,7 +93,7 @@ class Config:
     def run_name(self) -> str:
         """The name of the run's folder: everything that shapes the result, except the number of epochs.
 
-        Activation, likelihood and seed appear only if they differ from the default.
+        Activation, likelihood, seed and image size appear only if they differ from the default.
         """
         vae_type = VAE_TYPES[self.vae_type]
         parts = [self.dataset, self.vae_type, f"z{self.latent_dim}"]
@@ -80,6 +107,8 @@ class Config:
             parts.append(self.likelihood)
         if self.seed != Config.seed:
             parts.append(f"seed{self.seed}")
+        if self.image_size != Config.image_size:
+            parts.append(f"size{self.image_size}")
         return "_".join(parts)
 
     def arguments(self) -> list[str]:

@@ -26,20 +26,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config.latent_dim == 1:
         raise cli.UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
     trained = cli.open_trained_run(args)
+    data = trained.data
+    if len(data.test_images) < 2:
+        raise cli.UsageError(f"this picture needs 2 test images, and {data.name} has 1")
 
     from vae import figures, runs
 
-    plane = plane_of(trained.model, trained.data)
+    plane = plane_of(trained.model, data)
     name = "latent_space_2d.png" if trained.model.latent_dim == 2 else "latent_space_pca.png"
-    cli.save_picture(figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / name)
+    picture = figures.latent_maps([plane], data.test_labels, data.class_names)
+    cli.save_picture(picture, trained.pictures_folder / name)
 
     folders = compared_folders(args)
     if trained.folder in folders and all(runs.saved_epoch(folder) > 0 for folder in folders):
         planes = []
         for folder in folders:
+            # The other run may have been trained on other images of the user that were called the same.
+            runs.check_digest(folder, data.digest)
             is_this_run = folder == trained.folder
-            planes.append(plane if is_this_run else plane_of(runs.restore(folder), trained.data))
-        picture = figures.latent_maps(planes, trained.data.test_labels)
+            planes.append(plane if is_this_run else plane_of(runs.restore(folder), data))
+        picture = figures.latent_maps(planes, data.test_labels, data.class_names)
         cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
 

@@ -37,14 +37,17 @@ REPLACED = "replaced"
 class SavedConfig:
     """What config.json holds: the config, the images' shape (h, w, c), and what the model was trained with.
 
-    data_verified: whether every data file had its published sha256, in every session that trained the model.
+    data_verified: whether every data file had its published sha256, in every session that trained the model. None for
+    the user's own images.
     versions: those of Python and the libraries at the last save.
+    data_digest: the digest of the user's own images. None for the other data sets.
     """
 
     config: Config
     image_shape: tuple[int, ...]
-    data_verified: bool
+    data_verified: bool | None
     versions: dict[str, str]
+    data_digest: str | None = None
 
 
 class Run:
@@ -53,7 +56,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.history: list[HistoryRow] = []
-        self._data_verified = True
+        self._data_verified: bool | None = True
         self._last_save_epoch = 0
         self._last_save_time = time.monotonic()
 
@@ -104,7 +107,9 @@ class Run:
         seconds = time.monotonic() - self._last_save_time
         return seconds >= SAVE_SECONDS or epoch - self._last_save_epoch >= SAVE_EPOCHS
 
-    def save(self, state: tf.train.Checkpoint, config: Config, data_verified: bool) -> None:
+    def save(
+        self, state: tf.train.Checkpoint, config: Config, data_verified: bool | None, data_digest: str | None = None
+    ) -> None:
         """Writes config.json, history.csv and a checkpoint of `state`.
 
         Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
@@ -116,6 +121,7 @@ class Run:
             image_shape=state.model.image_shape,
             data_verified=self._data_verified,
             versions=library_versions(),
+            data_digest=data_digest,
         )
         write_config(self.folder, saved)
         write_history(self.folder, self.history)
@@ -192,11 +198,30 @@ def read_config(folder: str | os.PathLike) -> SavedConfig:
         return SavedConfig(
             config=Config(**content["config"]),
             image_shape=tuple(int(size) for size in content["image_shape"]),
-            data_verified=bool(content["data_verified"]),
+            data_verified=None if content["data_verified"] is None else bool(content["data_verified"]),
             versions=content.get("versions", {}),
+            data_digest=content.get("data_digest"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error!r}") from None
+
+
+def check_digest(folder: str | os.PathLike, data_digest: str | None) -> None:
+    """Raises RunError if a run was trained on other images of the user than those with this digest.
+
+    Runs are called by the name of the images' folder, which other images may have as well.
+    """
+    if saved_epoch(folder) == 0:
+        return
+    saved = read_config(folder)
+    if saved.data_digest != data_digest:
+        raise RunError(
+            f"{folder} was trained on other images, which were called {saved.config.dataset} too\n"
+            f"digest of the images it was trained on: {saved.data_digest}\n"
+            f"digest of the images given now:         {data_digest}\n"
+            "give the path of the images that it was trained on; or rename the folder or file of those given now, to "
+            "train another model on them; or replace this model with train.py --overwrite"
+        )
 
 
 def write_history(folder: Path, history: list[HistoryRow]) -> None:
