@@ -89,8 +89,8 @@ def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
         size = "x".join(map(str, image_shape))
         print(
             f"a training step on {config.batch_size} images of {size} needs about {step_bytes / 2**30:.0f} GiB of "
-            f"memory, and this machine has {machine_bytes / 2**30:.0f} GiB: try a smaller --batch_size, or a smaller "
-            "--image_size for your own images",
+            f"memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
+            "try a smaller --batch_size, or --image_size for your own images",
             file=sys.stderr,
         )
 

@@ -335,15 +335,18 @@ def read_picture(path: str, image_size: int | None) -> Picture:
 
     Raises DataError if it cannot be read.
     """
-    with open(path, "rb") as file:
+    # The whole file is read in one go, so that its buffer would be in the way.
+    with open(path, "rb", buffering=0) as file:
         content = file.read()
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
             had_16_bits = image.mode.startswith("I;16")
-            opaque, had_alpha = _without_alpha(_with_8_bits(image))
-            colours = opaque.convert("L" if image.mode in GREY_MODES or had_16_bits else "RGB")
-            pixels = np.asarray(colours if image_size is None else scale(colours, image_size))
+            opaque, had_alpha = _without_alpha(_with_8_bits(_upright(image)))
+            mode = "L" if image.mode in GREY_MODES or had_16_bits else "RGB"
+            # Pillow would copy a picture that has the mode already.
+            converted = opaque if opaque.mode == mode else opaque.convert(mode)
+            pixels = np.asarray(converted if image_size is None else scale(converted, image_size))
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a picture in one of the formats {', '.join(FORMATS)}") from None
     except Exception as error:
@@ -358,6 +361,12 @@ def read_picture(path: str, image_size: int | None) -> Picture:
         num_bytes=len(content),
         sha256=hashlib.sha256(content).digest(),
     )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns a loaded picture turned by its EXIF orientation."""
+    # Without any information there is no orientation. Most small pictures have none, and Pillow takes long to see it.
+    return ImageOps.exif_transpose(image) if image.info else image
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:

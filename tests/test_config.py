@@ -24,6 +24,10 @@ def test_the_names_are_those_of_the_tables():
         ({"activation": "tanh", "seed": 3}, "mnist_flat_binarized_z20_h200_lr0.001_b100_tanh_seed3"),
         ({"vae_type": "conv3", "learning_rate": 1e-5}, "mnist_conv3_z20_lr1e-05_b100"),
         ({"vae_type": "conv3", "likelihood": "normal"}, "mnist_conv3_z20_lr0.001_b100_normal"),
+        (
+            {"dataset": "photos", "seed": 3, "image_size": 32},
+            "photos_flat_binarized_z20_h200_lr0.001_b100_seed3_size32",
+        ),
     ],
 )
 def test_run_name(options, name):
@@ -36,6 +40,7 @@ def test_run_name(options, name):
         ({}, []),
         ({"dataset": "digits", "seed": 3}, ["--dataset", "digits", "--seed", "3"]),
         ({"num_epochs": 7}, ["--num_epochs", "7"]),
+        ({"dataset": "photos", "image_size": 32}, ["--dataset", "photos", "--image_size", "32"]),
         ({"vae_type": "conv3", "likelihood": "cross_entropy"}, ["--vae_type", "conv3"]),
         ({"vae_type": "conv3", "likelihood": "normal"}, ["--vae_type", "conv3", "--likelihood", "normal"]),
         ({"vae_type": "flat_cont_normal", "likelihood": "normal"}, ["--vae_type", "flat_cont_normal"]),
@@ -63,3 +68,24 @@ def test_a_flat_type_refuses_every_other_likelihood(vae_type):
     for likelihood in set(LIKELIHOODS) - {Config(vae_type=vae_type).likelihood}:
         with pytest.raises(ValueError, match=f"{vae_type} takes .* only, got '{likelihood}'"):
             Config(vae_type=vae_type, likelihood=likelihood)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/b", "b"), ("a/b/", "b"), ("/x/B-1_2.c", "B-1_2.c"), ("a/b.npz", "b"), ("b.npz", "b"), ("a/-", "-")],
+)
+def test_own_images_are_called_by_the_last_part_of_their_path(path, name):
+    assert config.dataset_name(path) == name
+
+
+@pytest.mark.parametrize(
+    "path", ["a/b c", "a/.b", "a/b:c", "a/b\n", "a/é", "/", ".npz", "a/b$", "a/digits", "mnist.npz"]
+)
+def test_own_images_with_another_name_are_refused(path):
+    with pytest.raises(ValueError, match="rename"):
+        config.dataset_name(path)
+
+
+def test_a_name_is_no_path():
+    for name in (*config.DATASETS, "photos", "a.b", ".", ".."):
+        assert not config.is_path(name) and config.dataset_name(name) == name
