@@ -9,7 +9,7 @@ An .npz file holds train_images and test_images, or images, which are split in t
 [n, h, w, c] with c = 1 or 3. It may hold labels, integers [n], as train_labels and test_labels, or as labels.
 
 A folder of arrays holds train_images.npy and test_images.npy, and may hold train_labels.npy and test_labels.npy. These
-images stay on disk and are mapped into memory, so that there can be more of them than memory.
+images stay on disk and are mapped into memory, so they can be larger than memory.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datasets.base import DataError, Dataset, split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-# Pillow tries these formats only, whatever a file is called.
+# Pillow tries only these formats, whatever a file is called.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 # Pillow's modes of grey pictures. Those of pictures with 16 bits per pixel begin with I;16.
 GREY_MODES = ("1", "L", "LA", "La")
@@ -38,10 +38,10 @@ GREY_MODES = ("1", "L", "LA", "La")
 UNSCALED_MODES = ("I", "F")
 MIN_SIDE = 4
 
-# One in this many images goes to the test set, if the images are not split already.
+# If the images are not split already, one in this many is a test image.
 TEST_INTERVAL = 10
-# A thread reads at most this many pictures at a time. Giving it one by one costs as much as reading a small picture.
-MAX_PICTURES_PER_TASK = 50
+# How many pictures a thread reads at a time, at most. Handing them over one by one would take as long as reading them.
+MAX_PICTURES_PER_TASK = 20
 # How many rows of a mapped array enter its digest.
 NUM_SAMPLED_ROWS = 1000
 # How many of the ignored files are named.
@@ -49,11 +49,11 @@ NUM_NAMED = 3
 
 
 def load(path: Path, image_size: int | None = None) -> Dataset:
-    """Returns the images at a path. The data set is called what the folder is called, or the file without .npz.
+    """Returns the images at a path. The data set has the name of the folder, or that of the file without .npz.
 
     With image_size N, images are scaled (Pillow, LANCZOS) until the shorter side is N, and the middle N x N is cut out.
     Without it, all of them must have one size. Raises DataError if the path does not hold images in one of the ways
-    described above. The message names the file.
+    described above; the message names the file.
     """
     if path.is_dir():
         if any((path / name).exists() for name in ("train_images.npy", "test_images.npy")):
@@ -67,14 +67,14 @@ def load(path: Path, image_size: int | None = None) -> Dataset:
 
 
 def _name_of(path: Path) -> str:
-    """Returns what the data set at a path is called."""
-    return path.absolute().name.removesuffix(".npz")
+    """Returns the name of the data set at a path."""
+    return os.path.basename(os.path.abspath(path)).removesuffix(".npz")
 
 
 def _split(path: Path, num_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the training and test images. Raises DataError if there are not enough for both."""
     if num_images < 2:
-        raise DataError(f"{path} holds 1 image only: at least 2 are needed, one to train on and one to test on")
+        raise DataError(f"{path} holds only 1 image: at least 2 are needed, one to train on and one to test on")
     return split(num_images, num_images - max(1, num_images // TEST_INTERVAL))
 
 
@@ -89,7 +89,7 @@ class Labels(NamedTuple):
 def _number_classes(train_classes: Sequence | np.ndarray, test_classes: Sequence | np.ndarray) -> Labels:
     """Returns the labels of images whose classes are names or numbers. The labels number the sorted classes."""
     classes, labels = np.unique(np.concatenate([train_classes, test_classes]), return_inverse=True)
-    # The name of a folder can hold bytes that are no text. Neither a figure nor a terminal takes them.
+    # The name of a folder can hold bytes that are not text, which neither figures nor terminals can show.
     names = tuple(str(name).encode(errors="backslashreplace").decode() for name in classes)
     return Labels(labels[: len(train_classes)], labels[len(train_classes) :], names)
 
@@ -115,8 +115,8 @@ class PictureFile(NamedTuple):
 def find_pictures(folder: Path) -> tuple[list[PictureFile], list[str]]:
     """Returns the pictures below a folder, in sorted order, and the paths of what is ignored.
 
-    The folders in it are classes; deeper folders have no meaning. Ignored are hidden files and folders, and files that
-    are no pictures by their names. Raises DataError if some pictures are in class folders and others are not.
+    The folders in it are classes; folders inside these make no difference. Hidden files and folders are ignored, and
+    so are files without one of the SUFFIXES. Raises DataError if only some of the pictures are in class folders.
     """
     pictures = []
     ignored = []
@@ -146,10 +146,10 @@ def _sorted_entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def _walk(entry: os.DirEntry[str], ancestors: tuple[tuple[int, int], ...]) -> Iterator[os.DirEntry[str]]:
-    """Yields an entry, or, if it is a folder that is not hidden, all that is below it, in sorted order.
+    """Yields an entry itself, or the files below it if it is a folder, in sorted order. Hidden folders are not entered.
 
-    `ancestors` identify the folders that the entry is in. Raises DataError for a link that leads nowhere, and for one
-    that leads back to a folder that it is in.
+    `ancestors` are the identities of the folders that the entry is in. Raises DataError for a broken link, and for a
+    link to a folder that it is in.
     """
     is_hidden = entry.name.startswith(".")
     if entry.is_symlink() and not is_hidden and not os.path.exists(entry.path):
@@ -165,7 +165,7 @@ def _walk(entry: os.DirEntry[str], ancestors: tuple[tuple[int, int], ...]) -> It
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
-    """Returns what a folder has in common with no other, whatever path leads to it."""
+    """Returns the device and inode of a folder, which are the same whatever path leads to it."""
     return status.st_dev, status.st_ino
 
 
@@ -178,41 +178,42 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
 def find_parts(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
     """Returns the training and the test pictures below a folder, and the paths of what is ignored.
 
-    Raises DataError if there are none, or if those of `test` do not go with those of `train`.
+    Raises DataError if there are none, or if the folder has only one of `train` and `test`.
     """
-    parts = (folder / "train", folder / "test")
-    present = [part for part in parts if part.is_dir()]
-    if not present:
-        pictures, ignored = find_pictures(folder)
-        _check_any(folder, pictures, ignored)
-        train, test = _split(folder, len(pictures))
-        return [pictures[index] for index in train], [pictures[index] for index in test], ignored
+    present = [name for name in ("train", "test") if (folder / name).is_dir()]
+    if len(present) == 2:
+        return _find_train_and_test(folder)
     if len(present) == 1:
         raise DataError(
-            f"{folder} holds the folder {present[0].name} without its counterpart: it takes both train and test, or "
-            "neither; then a tenth of the pictures is the test set"
+            f"{folder} holds only {present[0]} of the folders train and test: it takes both; or neither, and then a "
+            "tenth of the pictures is the test set"
         )
-    ignored = [entry.path for entry in _sorted_entries(folder) if entry.name not in ("train", "test")]
-    found = []
-    for part in parts:
-        pictures, ignored_in_part = find_pictures(part)
-        _check_any(part, pictures, ignored_in_part)
-        found.append(pictures)
-        ignored += ignored_in_part
-    train_pictures, test_pictures = found
+    pictures, ignored = find_pictures(folder)
+    _check_any(folder, pictures, ignored)
+    train, test = _split(folder, len(pictures))
+    return [pictures[index] for index in train], [pictures[index] for index in test], ignored
+
+
+def _find_train_and_test(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
+    """Returns what find_parts does, for a folder with the folders train and test."""
+    train, ignored_in_train = find_pictures(folder / "train")
+    test, ignored_in_test = find_pictures(folder / "test")
+    _check_any(folder / "train", train, ignored_in_train)
+    _check_any(folder / "test", test, ignored_in_test)
     _check_test_classes(
         folder,
-        train_classes=[picture.class_name for picture in train_pictures],
-        test_classes=[picture.class_name for picture in test_pictures],
+        train_classes=[picture.class_name for picture in train],
+        test_classes=[picture.class_name for picture in test],
     )
-    return train_pictures, test_pictures, ignored
+    beside = [entry.path for entry in _sorted_entries(folder) if entry.name not in ("train", "test")]
+    return train, test, [*beside, *ignored_in_train, *ignored_in_test]
 
 
 def _check_any(folder: Path, pictures: list[PictureFile], ignored: list[str]) -> None:
     """Raises DataError if a folder has no pictures."""
     if not pictures:
         others = f"; other files: {_name_some(ignored)}" if ignored else ""
-        raise DataError(f"no pictures in {folder}: their names end in {', '.join(SUFFIXES)}{others}")
+        raise DataError(f"no pictures in {folder}, files that end in {', '.join(SUFFIXES)}{others}")
 
 
 def _name_some(paths: Sequence[str]) -> str:
@@ -260,10 +261,10 @@ def load_pictures(folder: Path, image_size: int | None) -> Dataset:
 def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) -> tuple[np.ndarray, str]:
     """Returns the pictures at paths below a folder, uint8 [n, h, w, c], and the digest of their names and bytes.
 
-    c is 1 if all of them are grey, else 3. Raises DataError if they do not have one size.
+    c is 1 if all of them are grey, and 3 otherwise. Raises DataError if they differ in size.
     """
     images = np.empty((0, 0, 0, 0), np.uint8)
-    hashed = hashlib.sha256()
+    digest = hashlib.sha256()
     num_with_alpha = 0
     num_with_16_bits = 0
     with contextlib.closing(_read_in_threads(paths, image_size)) as pictures:
@@ -272,23 +273,24 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
                 images = _allocate(folder, len(paths), picture.pixels.shape)
             if picture.pixels.shape[:2] != images.shape[1:3]:
                 raise DataError(
-                    f"the pictures differ in size: {paths[0]} has {_describe_size(images[0])} pixels and "
+                    f"the pictures differ in size: {paths[0]} has {_describe_size(images[0])} pixels, and "
                     f"{paths[index]} has {_describe_size(picture.pixels)}; --image_size N scales all to N x N"
                 )
             if picture.pixels.shape[2] > images.shape[3]:
-                # The first picture in colour after grey ones.
+                # This is the first picture in colour. All before it were grey.
                 images = np.repeat(images, 3, axis=3)
-            # A grey picture is repeated in the three channels of an array in colour.
+            # If the array is in colour, NumPy repeats the one channel of a grey picture.
             images[index] = picture.pixels
-            hashed.update(os.fsencode(f"{paths[index].removeprefix(str(folder))}\0{picture.num_bytes}\0"))
-            hashed.update(picture.sha256)
+            name = paths[index].removeprefix(str(folder))
+            digest.update(os.fsencode(f"{name}\0{picture.num_bytes}\0"))
+            digest.update(picture.sha256)
             num_with_alpha += picture.had_alpha
             num_with_16_bits += picture.had_16_bits
     if num_with_alpha:
-        print(f"{folder}: transparent parts are black now; pictures that have any: {num_with_alpha}", file=sys.stderr)
+        print(f"{folder}: transparent parts became black in {num_with_alpha} of the pictures", file=sys.stderr)
     if num_with_16_bits:
-        print(f"{folder}: 16-bit grey was divided by 257; pictures that have it: {num_with_16_bits}", file=sys.stderr)
-    return images, f"sha256:{hashed.hexdigest()}"
+        print(f"{folder}: 16-bit grey was divided by 257 in {num_with_16_bits} of the pictures", file=sys.stderr)
+    return images, f"sha256:{digest.hexdigest()}"
 
 
 def _allocate(folder: Path, num_pictures: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -309,7 +311,10 @@ def _describe_size(pixels: np.ndarray) -> str:
 
 
 def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Iterator[Picture]:
-    """Yields the pictures at paths, in order. Several threads read them, since Pillow decodes outside Python's lock."""
+    """Yields the pictures at paths, in order. Threads read several at once, since Pillow decodes outside Python's lock.
+
+    Meanwhile a warning of Pillow about a decompression bomb is an error, and its other warnings are not shown.
+    """
     num_threads = os.cpu_count() or 1
     task_size = min(MAX_PICTURES_PER_TASK, len(paths) // (8 * num_threads) + 1)
 
@@ -318,7 +323,6 @@ def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Iterator[P
 
     bar = tqdm.tqdm(total=len(paths), desc="reading pictures", unit="picture", disable=not sys.stderr.isatty())
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as threads, bar:
-        # Pillow warns about damage that it can mend, and about pictures so large that they may be an attack.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -326,7 +330,7 @@ def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Iterator[P
                 bar.update(len(pictures))
                 yield from pictures
         finally:
-            # After an error or Ctrl-C, the pictures that no thread has begun are not read.
+            # After an error or Ctrl-C, no thread begins another task.
             threads.shutdown(cancel_futures=True)
 
 
@@ -335,7 +339,7 @@ def read_picture(path: str, image_size: int | None) -> Picture:
 
     Raises DataError if it cannot be read.
     """
-    # The whole file is read in one go, so that its buffer would be in the way.
+    # The file is read in one go. A buffer would only take time, which counts with many small files.
     with open(path, "rb", buffering=0) as file:
         content = file.read()
     try:
@@ -344,7 +348,7 @@ def read_picture(path: str, image_size: int | None) -> Picture:
             had_16_bits = image.mode.startswith("I;16")
             opaque, had_alpha = _without_alpha(_with_8_bits(_upright(image)))
             mode = "L" if image.mode in GREY_MODES or had_16_bits else "RGB"
-            # Pillow would copy a picture that has the mode already.
+            # Pillow would copy a picture that has this mode already.
             converted = opaque if opaque.mode == mode else opaque.convert(mode)
             pixels = np.asarray(converted if image_size is None else scale(converted, image_size))
     except UnidentifiedImageError:
@@ -365,14 +369,16 @@ def read_picture(path: str, image_size: int | None) -> Picture:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Returns a loaded picture turned by its EXIF orientation."""
-    # Without any information there is no orientation. Most small pictures have none, and Pillow takes long to see it.
-    return ImageOps.exif_transpose(image) if image.info else image
+    if not image.info:
+        # It has no EXIF data. Pillow would take as long to find that out as to decode a small picture.
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Returns a picture with 8 bits per channel: 16-bit grey is divided by 257, which maps 65535 to 255.
+    """Returns a picture with 8 bits per channel: 16-bit grey is divided by 257, which makes 255 of 65535.
 
-    Pillow's own conversion would make all values above 255 white. Raises ValueError for 32-bit pixels.
+    Pillow's own conversion would make every value above 255 white. Raises ValueError for 32-bit pixels.
     """
     if image.mode in UNSCALED_MODES:
         raise ValueError("it has 32 bits per pixel, and the value of white is unknown: save it with 8 or 16 bits")
@@ -417,16 +423,16 @@ def load_npz(path: Path, image_size: int | None) -> Dataset:
     """Returns the images in an .npz file."""
     arrays = _read_npz(path)
     _check_arrays(path, arrays)
-    hashed = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, array in arrays.items():
-        hashed.update(_describe_array(name, array))
-        hashed.update(np.ascontiguousarray(array))
+        digest.update(_describe_array(name, array))
+        digest.update(np.ascontiguousarray(array))
     if "images" in arrays:
         arrays = _split_arrays(path, arrays)
     if image_size is not None:
         for name in ("train_images", "test_images"):
-            arrays[name] = np.stack([_scale_array(image, image_size) for image in arrays[name]])
-    return _make_dataset(path, arrays, f"sha256:{hashed.hexdigest()}")
+            arrays[name] = _scale_arrays(path, arrays[name], image_size)
+    return _make_dataset(path, arrays, f"sha256:{digest.hexdigest()}")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -434,7 +440,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             names = SPLIT_NAMES
-            if "images" in content and "train_images" not in content:
+            if "images" in content and not {"train_images", "test_images"} & set(content):
                 names = WHOLE_NAMES
             arrays = {name: content[name] for name in names if name in content}
             all_names = ", ".join(content)
@@ -459,11 +465,15 @@ def _split_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.nda
     return split_arrays
 
 
-def _scale_array(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Returns an image [h, w] or [h, w, c] scaled and cropped to [image_size, image_size, c]."""
-    is_grey = pixels.ndim == 2 or pixels.shape[2] == 1
-    image = Image.fromarray(pixels.reshape(pixels.shape[:2]) if is_grey else pixels)
-    return np.asarray(scale(image, image_size)).reshape(image_size, image_size, -1)
+def _scale_arrays(path: Path, images: np.ndarray, image_size: int) -> np.ndarray:
+    """Returns images [n, h, w] or [n, h, w, c] scaled and cropped, [n, image_size, image_size, c]."""
+    if images.shape[-1] == 1:
+        images = images[..., 0]
+    try:
+        scaled = [np.asarray(scale(Image.fromarray(image), image_size)) for image in images]
+    except ValueError as error:
+        raise DataError(f"{path}: an image cannot be scaled: {error}") from None
+    return np.stack(scaled)
 
 
 def load_mapped(folder: Path, image_size: int | None) -> Dataset:
@@ -503,13 +513,13 @@ def _digest_of_sample(arrays: dict[str, np.ndarray]) -> str:
 
     It begins with "sample-sha256", because changes in other rows leave it as it is.
     """
-    hashed = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, array in arrays.items():
-        hashed.update(_describe_array(name, array))
+        digest.update(_describe_array(name, array))
         rows = np.linspace(0, len(array) - 1, NUM_SAMPLED_ROWS).astype(np.int64)
         for row in np.unique(rows):
-            hashed.update(array[row : row + 1])
-    return f"sample-sha256:{hashed.hexdigest()}"
+            digest.update(array[row : row + 1])
+    return f"sample-sha256:{digest.hexdigest()}"
 
 
 def _describe_array(name: str, array: np.ndarray) -> bytes:

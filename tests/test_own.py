@@ -210,7 +210,7 @@ def test_alpha_is_put_on_black_and_the_user_is_told(tmp_path, capsys):
     assert one_pixel(tmp_path / "c.png") == [200, 100, 50]
     assert one_pixel(tmp_path / "d.png") == [0, 0, 0]
     datasets.load(tmp_path)
-    assert capsys.readouterr().err == f"{tmp_path}: transparent parts are black now; pictures that have any: 3\n"
+    assert capsys.readouterr().err == f"{tmp_path}: transparent parts became black in 3 of the pictures\n"
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -221,7 +221,7 @@ def test_16_bit_grey_is_divided_by_257_and_the_user_is_told(suffix, tmp_path, ca
     picture = own.read_picture(str(tmp_path / f"a.{suffix}"), None)
     assert picture.pixels[::2].ravel().tolist() == [0, 0, 1, 1, 128, 254, 255, 255]
     datasets.load(tmp_path)
-    assert capsys.readouterr().err == f"{tmp_path}: 16-bit grey was divided by 257; pictures that have it: 1\n"
+    assert capsys.readouterr().err == f"{tmp_path}: 16-bit grey was divided by 257 in 1 of the pictures\n"
 
 
 def test_cmyk_and_palettes_become_rgb_and_black_and_white_becomes_grey(tmp_path):
@@ -261,7 +261,7 @@ def test_image_size_scales_the_shorter_side_and_cuts_out_the_middle(width, heigh
 
 def test_pictures_of_different_sizes_need_image_size(photos):
     save(photos / "bb.png", pixels(7, 8))
-    with pytest.raises(DataError, match=r"a\.png has 6x5 pixels and .*bb\.png has 8x7; --image_size N scales"):
+    with pytest.raises(DataError, match=r"a\.png has 6x5 pixels, and .*bb\.png has 8x7; --image_size N scales"):
         # All four in their order, and not in that of a split.
         own.read_pictures(photos, sorted(map(str, photos.iterdir())), None)
     with pytest.raises(DataError, match="differ in size"):
@@ -326,6 +326,13 @@ def test_a_picture_so_thin_that_its_scaled_size_is_a_bomb_is_refused(photos):
     assert "z.png cannot be read as a picture: scaled to a shorter side of 64" in message_of(photos, image_size=64)
 
 
+def test_an_array_so_thin_that_its_scaled_size_is_a_bomb_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 400_000), np.uint8))
+    assert "a.npz: an image cannot be scaled: scaled to a shorter side of 64" in message_of(
+        tmp_path / "a.npz", image_size=64
+    )
+
+
 def test_a_picture_below_4x4_is_refused(tmp_path):
     for name in "ab":
         save(tmp_path / f"{name}.png", pixels(3, 4))
@@ -338,21 +345,21 @@ def test_a_picture_with_32_bits_per_pixel_is_refused(photos):
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    assert f"no pictures in {tmp_path}: their names end in .png" in message_of(tmp_path)
+    assert f"no pictures in {tmp_path}, files that end in .png" in message_of(tmp_path)
     (tmp_path / "a.heic").write_bytes(b"")
     assert "other files: 1 (a.heic)" in message_of(tmp_path)
 
 
 def test_a_folder_with_one_picture_is_refused(tmp_path):
     save(tmp_path / "a.png", pixels(4, 4))
-    assert "holds 1 image only: at least 2 are needed" in message_of(tmp_path)
+    assert "holds only 1 image: at least 2 are needed" in message_of(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_a_folder_with_train_or_test_alone_is_refused(missing, tmp_path):
     (present,) = {"train", "test"} - {missing}
     save(tmp_path / present / "a.png", pixels(4, 4))
-    assert f"holds the folder {present} without its counterpart" in message_of(tmp_path)
+    assert f"holds only {present} of the folders train and test" in message_of(tmp_path)
     (tmp_path / missing).mkdir()
     assert f"no pictures in {tmp_path / missing}" in message_of(tmp_path)
 
@@ -570,9 +577,14 @@ def test_the_arrays_that_an_npz_file_has_instead_are_named(tmp_path):
     )
 
 
+def test_an_npz_file_with_images_beside_test_images_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=pixels(3, 4, 4), test_images=pixels(3, 4, 4))
+    assert "a.npz has no array train_images" in message_of(tmp_path / "a.npz")
+
+
 def test_an_npz_file_with_one_image_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", images=pixels(1, 4, 4))
-    assert "holds 1 image only" in message_of(tmp_path / "a.npz")
+    assert "holds only 1 image" in message_of(tmp_path / "a.npz")
 
 
 def test_an_empty_array_is_refused(tmp_path):
