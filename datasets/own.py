@@ -18,7 +18,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -310,7 +310,7 @@ def _describe_size(pixels: np.ndarray) -> str:
     return f"{width}x{height}"
 
 
-def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Iterator[Picture]:
+def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[Picture, None, None]:
     """Yields the pictures at paths, in order. Threads read several at once, since Pillow decodes outside Python's lock.
 
     Meanwhile a warning of Pillow about a decompression bomb is an error, and its other warnings are not shown.
@@ -352,7 +352,7 @@ def read_picture(path: str, image_size: int | None) -> Picture:
             converted = opaque if opaque.mode == mode else opaque.convert(mode)
             pixels = np.asarray(converted if image_size is None else scale(converted, image_size))
     except UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture in one of the formats {', '.join(FORMATS)}") from None
+        raise DataError(f"{path} is not a picture that Pillow can read as {', '.join(FORMATS)}") from None
     except Exception as error:
         # Pillow raises errors of many kinds when it reads a damaged file.
         raise DataError(f"{path} cannot be read as a picture: {error}") from None
@@ -392,9 +392,9 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, bool]:
     if not image.has_transparency_data:
         return image, False
     image = image.convert("RGBA")
-    lowest_alpha, _ = image.getchannel("A").getextrema()
+    has_alpha = bool(np.asarray(image.getchannel("A")).min() < 255)
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image), lowest_alpha < 255
+    return Image.alpha_composite(black, image), has_alpha
 
 
 def scale(image: Image.Image, size: int) -> Image.Image:
@@ -426,7 +426,7 @@ def load_npz(path: Path, image_size: int | None) -> Dataset:
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(_describe_array(name, array))
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     if "images" in arrays:
         arrays = _split_arrays(path, arrays)
     if image_size is not None:
@@ -439,7 +439,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of SPLIT_NAMES that an .npz file has, or else those of WHOLE_NAMES."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            names = SPLIT_NAMES
+            names: tuple[str, ...] = SPLIT_NAMES
             if "images" in content and not {"train_images", "test_images"} & set(content):
                 names = WHOLE_NAMES
             arrays = {name: content[name] for name in names if name in content}
@@ -518,7 +518,7 @@ def _digest_of_sample(arrays: dict[str, np.ndarray]) -> str:
         digest.update(_describe_array(name, array))
         rows = np.linspace(0, len(array) - 1, NUM_SAMPLED_ROWS).astype(np.int64)
         for row in np.unique(rows):
-            digest.update(array[row : row + 1])
+            digest.update(array[row : row + 1].data)
     return f"sample-sha256:{digest.hexdigest()}"
 
 

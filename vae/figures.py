@@ -134,8 +134,9 @@ def latent_maps(
 def draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, colours: Sequence[str]) -> Colorbar:
     """Draws points [n, 2] in the colours of their labels [n], and returns the colour bar that is the legend."""
     x, y = points.T
-    limits = {"vmin": -0.5, "vmax": len(colours) - 0.5}
-    dots = axes.scatter(x, y, s=6, linewidths=0, c=labels, cmap=ListedColormap(colours), **limits)
+    dots = axes.scatter(
+        x, y, s=6, linewidths=0, c=labels, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(colours) - 0.5
+    )
     return axes.figure.colorbar(dots, ax=axes, ticks=range(len(colours)))
 
 

@@ -1,5 +1,6 @@
 """Images that are mapped into memory: training on 4 GB of them takes no more memory than on a hundredth."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ print(peak)
 def sets(tmp_path_factory):
     """The paths of two folders of arrays with random bytes: a hundredth of SET_BYTES, and all of them."""
     rng = np.random.default_rng(0)
-    num_images = SET_BYTES // np.prod(SHAPE)
+    num_images = SET_BYTES // math.prod(SHAPE)
     paths = []
     for name, num_train in (("small", num_images // 100), ("large", num_images)):
         folder = tmp_path_factory.mktemp(name)
