@@ -354,6 +354,8 @@ def parse(script, argv):
 def test_the_commands_of_the_pages_run(workspace, tmp_path, monkeypatch):
     """They run with one epoch and small data. A model that a command draws and that is not there is trained first."""
     monkeypatch.chdir(tmp_path)  # reproduce.py writes docs/ and RESULTS.md
+    for folder in ("path/to/photos", "tiles"):
+        write_photos(Path(folder))
     commands = commands_of_pages()
     assert {script for script, _ in commands} >= {"train", *DRAWN_FILES}
     short = ["--num_epochs", "1", "--allow_unverified"]
@@ -388,6 +390,17 @@ def test_the_notebook_of_the_pages_runs(workspace):
     variables = {}
     exec(block, variables)
     assert variables["z"].shape == (100, 20) and variables["images"].shape == (1, 28, 28, 1)
+
+
+def test_the_tiles_of_photographs_that_the_pages_make_are_loaded(tmp_path, monkeypatch):
+    """With fewer tiles than on the page."""
+    (block,) = [block for block in blocks_of_pages("python") if "load_sample_images" in block]
+    monkeypatch.chdir(tmp_path)
+    assert block.count(", 8)") == 2
+    exec(block.replace(", 8)", ", 100)"), {})
+    data = datasets.load("tiles", image_size=32)
+    assert data.class_names == ("china", "flower") and len(data.train_images) + len(data.test_images) == 2 * 3 * 6
+    assert data.train_images.shape[1:] == (32, 32, 3)
 
 
 def test_the_part_of_svhn_that_the_pages_make_by_hand_is_loaded(tmp_path, monkeypatch):
