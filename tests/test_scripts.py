@@ -275,7 +275,7 @@ def test_a_model_of_other_images_is_not_drawn_beside_this_one(workspace, tmp_pat
         np.savez(path, train_images=images[0], test_images=images[1])
         assert workspace.run("train", *argv, "--latent_dim", latent_dim) == 0
     assert workspace.run("plots_latent_space", *argv) == 1
-    assert "_z2_h8_lr0.001_b20 was trained on other images, which were called faces too" in capsys.readouterr().err
+    assert "_z2_h8_lr0.001_b20 was trained on other images with the same name, faces" in capsys.readouterr().err
     assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
 
 

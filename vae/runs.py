@@ -113,7 +113,7 @@ class Run:
         """Writes config.json, history.csv and a checkpoint of `state`.
 
         Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
-        data stays unverified.
+        data stays unverified. data_digest is that of the user's own images.
         """
         self._data_verified = self._data_verified and data_verified
         saved = SavedConfig(
@@ -209,18 +209,18 @@ def read_config(folder: str | os.PathLike) -> SavedConfig:
 def check_digest(folder: str | os.PathLike, data_digest: str | None) -> None:
     """Raises RunError if a run was trained on other images of the user than those with this digest.
 
-    Runs are called by the name of the images' folder, which other images may have as well.
+    Runs are called by the name of the images' folder, and images in another folder can have the same name.
     """
     if saved_epoch(folder) == 0:
         return
     saved = read_config(folder)
     if saved.data_digest != data_digest:
         raise RunError(
-            f"{folder} was trained on other images, which were called {saved.config.dataset} too\n"
+            f"{folder} was trained on other images with the same name, {saved.config.dataset}\n"
             f"digest of the images it was trained on: {saved.data_digest}\n"
             f"digest of the images given now:         {data_digest}\n"
-            "give the path of the images that it was trained on; or rename the folder or file of those given now, to "
-            "train another model on them; or replace this model with train.py --overwrite"
+            "give the path of the images that it was trained on; or rename the folder or file of the images given now, "
+            "and train another model on them; or replace this model with train.py --overwrite"
         )
 
 
