@@ -350,7 +350,8 @@ def read_picture(path: str, image_size: int | None) -> Picture:
             mode = "L" if image.mode in GREY_MODES or had_16_bits else "RGB"
             # Pillow would copy a picture that has this mode already.
             converted = opaque if opaque.mode == mode else opaque.convert(mode)
-            pixels = np.asarray(converted if image_size is None else scale(converted, image_size))
+            final = converted if image_size is None else scale(converted, image_size)
+            pixels = np.frombuffer(final.tobytes(), np.uint8).reshape(final.height, final.width, -1)
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a picture that Pillow can read as {', '.join(FORMATS)}") from None
     except Exception as error:
@@ -359,7 +360,7 @@ def read_picture(path: str, image_size: int | None) -> Picture:
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise DataError(f"{path} has {_describe_size(pixels)} pixels: at least {MIN_SIDE}x{MIN_SIDE} are needed")
     return Picture(
-        pixels=pixels.reshape(*pixels.shape[:2], -1),
+        pixels=pixels,
         had_alpha=had_alpha,
         had_16_bits=had_16_bits,
         num_bytes=len(content),
