@@ -32,9 +32,11 @@ from datasets.base import DataError, Dataset, split
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Pillow tries only these formats, whatever a file is called.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
-# Pillow's modes of grey pictures. Those of pictures with 16 bits per pixel begin with I;16.
-GREY_MODES = ("1", "L", "LA", "La")
-# Pillow's modes of pictures with 32 bits per pixel, integers and floats. Their scale is unknown.
+# Pillow's modes of pictures that are as they should be: grey, or in colour, with 8 bits per channel.
+FINAL_MODES = ("L", "RGB")
+# Its modes of other grey pictures. Those with 16 bits per pixel have modes that begin with I;16.
+OTHER_GREY_MODES = ("1", "LA", "La")
+# Its modes of pictures with 32 bits per pixel, integers and floats. Their scale is unknown.
 UNSCALED_MODES = ("I", "F")
 MIN_SIDE = 4
 
@@ -42,6 +44,8 @@ MIN_SIDE = 4
 TEST_INTERVAL = 10
 # How many pictures a thread reads at a time, at most. Handing them over one by one would take as long as reading them.
 MAX_PICTURES_PER_TASK = 20
+# Smaller files are read by one thread. Most of that is Python, and threads that wait for its lock slow each other down.
+MIN_BYTES_FOR_THREADS = 4096
 # How many rows of a mapped array enter its digest.
 NUM_SAMPLED_ROWS = 1000
 # How many of the ignored files are named.
@@ -325,13 +329,20 @@ def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as threads, bar:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        run = threads.map if _mean_size(paths) >= MIN_BYTES_FOR_THREADS else map
         try:
-            for pictures in threads.map(read_task, range(0, len(paths), task_size)):
+            for pictures in run(read_task, range(0, len(paths), task_size)):
                 bar.update(len(pictures))
                 yield from pictures
         finally:
             # After an error or Ctrl-C, no thread begins another task.
             threads.shutdown(cancel_futures=True)
+
+
+def _mean_size(paths: Sequence[str]) -> float:
+    """Returns the mean size in bytes of about 100 of the files."""
+    sample = paths[:: len(paths) // 100 + 1]
+    return sum(os.path.getsize(path) for path in sample) / len(sample)
 
 
 def read_picture(path: str, image_size: int | None) -> Picture:
@@ -345,12 +356,13 @@ def read_picture(path: str, image_size: int | None) -> Picture:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()
-            had_16_bits = image.mode.startswith("I;16")
-            opaque, had_alpha = _without_alpha(_with_8_bits(_upright(image)))
-            mode = "L" if image.mode in GREY_MODES or had_16_bits else "RGB"
-            # Pillow would copy a picture that has this mode already.
-            converted = opaque if opaque.mode == mode else opaque.convert(mode)
-            final = converted if image_size is None else scale(converted, image_size)
+            final: Image.Image = image
+            had_alpha = False
+            # Without further information, a picture has no EXIF orientation and no transparent colour.
+            if image.info or image.mode not in FINAL_MODES:
+                final, had_alpha = _convert(image)
+            if image_size is not None:
+                final = scale(final, image_size)
             pixels = np.frombuffer(final.tobytes(), np.uint8).reshape(final.height, final.width, -1)
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a picture that Pillow can read as {', '.join(FORMATS)}") from None
@@ -362,18 +374,18 @@ def read_picture(path: str, image_size: int | None) -> Picture:
     return Picture(
         pixels=pixels,
         had_alpha=had_alpha,
-        had_16_bits=had_16_bits,
+        had_16_bits=image.mode.startswith("I;16"),
         num_bytes=len(content),
         sha256=hashlib.sha256(content).digest(),
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Returns a loaded picture turned by its EXIF orientation."""
-    if not image.info:
-        # It has no EXIF data. Pillow would take as long to find that out as to decode a small picture.
-        return image
-    return ImageOps.exif_transpose(image)
+def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Returns a loaded picture, upright and opaque, in one of the FINAL_MODES, and whether any part was transparent."""
+    is_grey = image.mode in ("L", *OTHER_GREY_MODES) or image.mode.startswith("I;16")
+    upright = ImageOps.exif_transpose(image)
+    opaque, had_alpha = _without_alpha(_with_8_bits(upright))
+    return opaque.convert("L" if is_grey else "RGB"), had_alpha
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
