@@ -84,8 +84,8 @@ def describe(seconds: dict[str, list[float]]) -> str:
         [
             "## The user's own pictures",
             f"{NUM_PICTURES:,} PNG files with MNIST's digits, 28x28 grey pixels each, medians of {ROUNDS} rounds. This "
-            "project finds, reads and checks the files, and computes their digest. It reads such small files on one "
-            "thread, since more of them would wait for Python's lock:",
+            "project finds, reads and checks the files, and computes their digest. It reads files as small as these on "
+            "one thread:",
             format_table(["", "seconds", f"relative to {ONE_THREAD}"], rows),
         ]
     )
