@@ -19,7 +19,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
-from config import ACTIVATIONS, DATASETS, LEARNING_RATE_SCHEDULES, LIKELIHOODS, PRECISIONS, VAE_TYPES, Config
+from config import (
+    ACTIVATIONS,
+    DATASETS,
+    LEARNING_RATE_SCHEDULES,
+    LIKELIHOODS,
+    PRECISIONS,
+    VAE_TYPES,
+    Config,
+    dataset_name,
+    is_path,
+)
 
 # At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
@@ -91,6 +101,47 @@ def true_or_false(text: str) -> bool:
     return text == "True"
 
 
+def name_or_path(text: str) -> str:
+    """Returns a name of DATASETS, or the path of the user's own images. It is used as an argparse type."""
+    if is_path(text):
+        check_images_path(text)
+    elif text not in DATASETS:
+        raise argparse.ArgumentTypeError(
+            f"takes {', '.join(DATASETS)}, or the path of your own images, with a {os.sep!r} in it, "
+            f"got {text!r}{hint_at_data_set(text)}"
+        )
+    return text
+
+
+def check_images_path(path: str) -> None:
+    """Raises ArgumentTypeError if there is nothing at the path, or if a run cannot be called by its name."""
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"there is no folder or file {path!r}{hint_at_path(path)}")
+    try:
+        dataset_name(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def hint_at_data_set(text: str) -> str:
+    """Returns the end of the error for an unknown name: the folder or the name that was probably meant, if any."""
+    if os.path.isdir(text):
+        return f"; did you mean --dataset {os.path.join(os.curdir, text)}?"
+    similar = difflib.get_close_matches(text, DATASETS, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
+
+
+def hint_at_path(path: str) -> str:
+    """Returns the end of the error for a missing path: the path beside it that was probably meant, if any."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    folder = folder or os.curdir
+    try:
+        similar = difflib.get_close_matches(name, os.listdir(folder), n=1)
+    except OSError:
+        return ""
+    return f"; did you mean {os.path.join(folder, similar[0])}?" if similar else ""
+
+
 COUNT = whole_number(1, 2**31 - 1)
 # Training two hidden layers of the largest size takes 8 GB.
 LAYER_SIZE = whole_number(1, 16384)
@@ -98,9 +149,11 @@ SEED = whole_number(0, 2**63 - 1)
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "dataset": {
-        "choices": DATASETS,
+        "type": name_or_path,
         "default": Config.dataset,
-        "help": "data set; cifar10 is cropped to 8x8, cifar10_full is 32x32 (default: %(default)s)",
+        "metavar": "NAME|PATH",
+        "help": f"data set: {', '.join(DATASETS)} (cifar10 is cropped to 8x8, cifar10_full is 32x32); or the path of "
+        "your own images: a folder, or a file that ends in .npz (default: %(default)s)",
     },
     "vae_type": {
         "choices": tuple(VAE_TYPES),
@@ -157,6 +210,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "choices": LEARNING_RATE_SCHEDULES,
         "default": Config.learning_rate_schedule,
         "help": "staged: 3^i epochs at learning_rate x 10^(-i/7), for i = 0 to 7 (default: %(default)s)",
+    },
+    "image_size": {
+        "type": whole_number(4, 4096),
+        "default": Config.image_size,
+        "metavar": "N",
+        "help": "scale your own images so that the shorter side is N, and cut out the middle N x N (default: off)",
     },
     "restore": {
         "type": true_or_false,
@@ -276,6 +335,8 @@ def parse_args(
         args.config = make_config(args)
     except ValueError as error:
         parser.error(f"argument --likelihood: {error}")
+    if args.config.image_size is not None and not is_path(args.dataset):
+        parser.error(f"argument --image_size: only for your own images; {args.dataset} has a size of its own")
     warn_about_ignored_flags(args, parser, ignored)
     return args
 
@@ -298,6 +359,8 @@ def make_config(args: argparse.Namespace) -> Config:
     """Returns the Config that the model flags give. Raises ValueError if they do not go together."""
     # None means that a flag was not given: Config's own default applies.
     values = {name: value for name, value in vars(args).items() if name in MODEL_FLAGS and value is not None}
+    if "dataset" in values:
+        values["dataset"] = dataset_name(values["dataset"])
     return Config(**values)
 
 
@@ -339,7 +402,9 @@ def path_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def command(script_name: str, config: Config, args: argparse.Namespace) -> str:
-    """Returns the shell command that runs a script for `config` with the folders of `args`."""
+    """Returns the shell command that runs a script for `config` with the data set and the folders of `args`."""
+    # For the user's own images, args.dataset is their path, and config.dataset only their name.
+    config = dataclasses.replace(config, dataset=args.dataset)
     return shlex.join(["python", script_name, *config.arguments(), *path_arguments(args)])
 
 
@@ -427,7 +492,7 @@ def describe_error(error: Exception) -> str | None:
     training diverged. Packages or memory may be missing. A SystemError comes from a package's C code.
     """
     # TensorFlow's own class is known here by its name alone, since TensorFlow may not be imported.
-    if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "not enough memory"
     if any(text in str(error) for text in NOT_ENOUGH_MEMORY):
         return f"not enough memory ({last_line(error)})"
@@ -588,16 +653,23 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     """
     # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():
-        import datasets
         from vae import runs
 
     exit_if_list_is_wanted(args)
     config = args.config
     folder = args.checkpoints_dir / config.run_name
     model = restore_model(args, folder)
-    data = datasets.load(config.dataset, args.data_dir, allow_unverified=args.allow_unverified)
+    data = load_data(args)
+    runs.check_digest(folder, data.digest)
     runs.check_image_shape(folder, model.image_shape, data.train_images.shape[1:])
     return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / config.run_name)
+
+
+def load_data(args: argparse.Namespace) -> Dataset:
+    """Returns the data set that the flags name. Raises DataError if it cannot be loaded."""
+    import datasets
+
+    return datasets.load(args.dataset, args.data_dir, args.allow_unverified, args.config.image_size)
 
 
 def restore_model(args: argparse.Namespace, run_folder: Path) -> VAE:
@@ -658,7 +730,7 @@ def describe_run(run_folder: Path) -> str:
         line += f", test ELBO {tested.test_elbo:.2f} nats"
         if tested.epoch != runs.saved_epoch(run_folder):
             line += f" at epoch {tested.epoch}"
-    if not verified:
+    if verified is False:
         line += ", unverified data"
     return f"{line})"
 
@@ -690,6 +762,9 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
     # The newest checkpoint may turn out to be damaged. Then an earlier one is restored, and training continues there.
     if runs.restore(run_folder, args.config).epoch < num_epochs:
         return False
+    if is_path(args.dataset):
+        # The finished run may have been trained on other images of the same name.
+        runs.check_digest(run_folder, load_data(args).digest)
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
     tested = runs.last_tested(run_folder)
     if tested is not None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import re
 from typing import NamedTuple
 
 
@@ -29,16 +31,47 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
 # The names that these fields may have, and the smallest values of these numbers. The data sets check their own names.
-CHOICES = {"vae_type": tuple(VAE_TYPES), "activation": ACTIVATIONS, "likelihood": ("", *LIKELIHOODS)}
+CHOICES = {
+    "vae_type": tuple(VAE_TYPES),
+    "activation": ACTIVATIONS,
+    "likelihood": ("", *LIKELIHOODS),
+    "precision": PRECISIONS,
+    "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
+}
 MINIMA = {"latent_dim": 1, "num_epochs": 1, "batch_size": 1, "hidden_size": 1, "seed": 0}
+
+
+def is_path(dataset: str) -> bool:
+    """Returns whether a value of --dataset is the path of the user's own images, and not a name."""
+    return os.sep in dataset or dataset.endswith(".npz")
+
+
+def dataset_name(dataset: str) -> str:
+    """Returns the name of the data set that a value of --dataset stands for. Runs are called by it.
+
+    For a path it is the folder's name, or the file's without .npz. Raises ValueError if a run cannot be called that.
+    """
+    if not is_path(dataset):
+        return dataset
+    name = os.path.basename(os.path.abspath(dataset)).removesuffix(".npz")
+    if name in DATASETS:
+        raise ValueError(f"{dataset!r} has the name of the built-in data set {name}: rename the folder or file")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"runs are called by the name of the folder or file, so it takes the letters a to z and A to Z, digits, "
+            f"'-', '_' and '.', with no dot in front, got {name!r}: rename {dataset!r}"
+        )
+    return name
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The parameters of one training run: those of the report, and a few more.
 
-    An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use is ignored. Raises
-    ValueError if a field has a value that it does not take, or if the type does not support the likelihood.
+    `dataset` is one of DATASETS, or the name of the user's own images: see dataset_name. An `image_size` of None leaves
+    the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use
+    is ignored. Raises ValueError if a field has a value that it does not take, or if the type does not support the
+    likelihood.
     """
 
     dataset: str = "mnist"
@@ -53,6 +86,7 @@ class Config:
     seed: int = 0
     precision: str = "float32"
     learning_rate_schedule: str = "constant"
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -81,6 +115,9 @@ class Config:
             # Not isinstance, because True is an int.
             if type(value) is not int or value < minimum:
                 raise ValueError(f"{name} takes a whole number of at least {minimum}, got {value!r}")
+        size = self.image_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"image_size takes a whole number above 0 or None, got {size!r}")
         rate = self.learning_rate
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate takes a finite number above 0, got {rate!r}")
@@ -94,7 +131,7 @@ class Config:
     def run_name(self) -> str:
         """The name of the run's folder: everything that shapes the result, except the number of epochs.
 
-        Activation, likelihood, seed, precision and schedule appear only if they differ from the default.
+        Activation, likelihood, seed, precision, schedule and image size appear only if they differ from the default.
         """
         vae_type = VAE_TYPES[self.vae_type]
         parts = [self.dataset, self.vae_type, f"z{self.latent_dim}"]
@@ -112,6 +149,8 @@ class Config:
             parts.append(self.precision)
         if self.learning_rate_schedule != Config.learning_rate_schedule:
             parts.append(self.learning_rate_schedule)
+        if self.image_size != Config.image_size:
+            parts.append(f"size{self.image_size}")
         return "_".join(parts)
 
     def arguments(self) -> list[str]:

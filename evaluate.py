@@ -25,6 +25,9 @@ DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
 def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args_for_trained_model(argv, __doc__, cli.EVALUATION_FLAGS)
     trained = cli.open_trained_run(args)
+    num_images = len(trained.data.test_images)
+    if num_images < 2:
+        raise cli.UsageError(f"the standard errors need 2 test images, and {trained.data.name} has {num_images}")
 
     import tqdm
 

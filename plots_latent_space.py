@@ -27,24 +27,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config.latent_dim == 1:
         raise cli.UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
     trained = cli.open_trained_run(args)
+    data = trained.data
+    if len(data.test_images) < 2:
+        raise cli.UsageError(f"this picture needs 2 test images, and {data.name} has 1")
 
     from vae import figures, runs
 
-    plane = plane_of(trained.model, trained.data)
+    plane = plane_of(trained.model, data)
     name = "latent_space_2d.png" if trained.model.latent_dim == 2 else "latent_space_pca.png"
-    cli.save_picture(figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / name)
+    picture = figures.latent_maps([plane], data.test_labels, data.class_names)
+    cli.save_picture(picture, trained.pictures_folder / name)
 
     compared = compared_runs(args)
     if trained.folder in compared and all(runs.saved_epoch(folder) > 0 for folder in compared):
         planes = []
         for folder, config in compared.items():
+            # The other run may have been trained on other images of the user that were called the same.
+            runs.check_digest(folder, data.digest)
             if folder == trained.folder:
                 planes.append(plane)
             else:
                 model = runs.restore(folder, config)
                 runs.check_image_shape(folder, model.image_shape, trained.model.image_shape)
-                planes.append(plane_of(model, trained.data))
-        picture = figures.latent_maps(planes, trained.data.test_labels)
+                planes.append(plane_of(model, data))
+        picture = figures.latent_maps(planes, data.test_labels, data.class_names)
         cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
 

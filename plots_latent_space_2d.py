@@ -16,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from vae import evaluation, figures, latent
 
-    plane = latent.project_to_plane(evaluation.posterior_means(trained.model, trained.data.test_images))
-    cli.save_picture(
-        figures.latent_maps([plane], trained.data.test_labels), trained.pictures_folder / "latent_space_2d.png"
-    )
+    data = trained.data
+    plane = latent.project_to_plane(evaluation.posterior_means(trained.model, data.test_images))
+    picture = figures.latent_maps([plane], data.test_labels, data.class_names)
+    cli.save_picture(picture, trained.pictures_folder / "latent_space_2d.png")
     manifold = trained.model.images(latent.quantile_grid(GRID_SIZE))
     cli.save_picture(figures.image_grid(manifold), trained.pictures_folder / "latent_manifold_2d.png")
 

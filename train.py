@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,7 +34,6 @@ DRAWING_SECONDS = 10
 def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse_args(argv, __doc__, cli.TRAINING_FLAGS)
     with cli.tensorflow_environment():
-        import datasets
         from vae import runs
 
     cli.exit_if_list_is_wanted(args)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.refuse_to_replace(args, run.folder)
         if cli.report_if_finished(args, run.folder):
             return 0
-        data = datasets.load(config.dataset, args.data_dir, args.allow_unverified)
+        data = cli.load_data(args)
         check_batch_size(config, data)
         return train(args, run, data)
 
@@ -61,6 +61,7 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
     from vae import evaluation
 
     config = args.config
+    warn_about_memory(config, data.train_images.shape[1:])
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
     state = prepare_state(args, run, data)
     warn_about_precision(config, state.model)
@@ -76,6 +77,27 @@ def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
     return 128 + signal_number
 
 
+def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
+    """Warns the user if a training step needs more memory than the machine has."""
+    import tensorflow as tf
+
+    from vae import runs, training
+
+    # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
+    with tf.Graph().as_default():
+        model = runs.build(config, image_shape)
+    step_bytes = training.step_bytes(model, config.batch_size)
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if step_bytes > machine_bytes:
+        size = "x".join(map(str, image_shape))
+        print(
+            f"a training step on {config.batch_size} images of {size} needs about {step_bytes / 2**30:.0f} GiB of "
+            f"memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
+            "try a smaller --batch_size, or --image_size for your own images",
+            file=sys.stderr,
+        )
+
+
 def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train.Checkpoint:
     """Returns the state to train: a new one, or with --restore that of the newest checkpoint.
 
@@ -89,6 +111,7 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train
     if args.overwrite:
         run.move_to_replaced()
     else:
+        runs.check_digest(run.folder, data.digest)
         run.restore(state, config)
     if args.restore and int(state.epoch) == 0:
         print(f"nothing saved yet in {run.folder}: starting at epoch 0")
@@ -147,7 +170,7 @@ def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Chec
                 row = row._replace(test_elbo=measure_test_elbo())
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
-                run.save(state, config, data_verified=data.verified)
+                run.save(state, config, data_verified=data.verified, data_digest=data.digest)
                 if is_last or time.monotonic() - last_drawn >= DRAWING_SECONDS:
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()

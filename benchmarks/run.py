@@ -15,7 +15,7 @@ import numpy as np
 
 import cli
 import datasets
-from benchmarks import compare, growth, rounds, startup, turns
+from benchmarks import compare, growth, pictures, rounds, startup, turns
 from vae.files import replacing
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -88,6 +88,7 @@ def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
     yield compare.flat_section(images, hidden_size=500)
     yield compare.conv3_section(images)
     yield startup.section(data_dir)
+    yield pictures.section(images)
     yield growth.section(images)
 
 

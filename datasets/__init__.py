@@ -1,12 +1,13 @@
-"""The data sets of the report, and scikit-learn's digits.
+"""The data sets of the report, scikit-learn's digits, and the user's own images.
 
-`load(name, data_dir)` returns a Dataset of raw bytes. Each module reads one data set; cifar10.py also crops it.
+`load(name, data_dir)` returns a Dataset of raw bytes. Each module reads one data set; cifar10.py also crops it, and
+own.py reads what a path leads to.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import cifar10, digits, frey_faces, mnist, svhn
+from datasets import cifar10, digits, frey_faces, mnist, own, svhn
 from datasets.base import DataError, Dataset
 
 __all__ = ["LOADERS", "DataError", "Dataset", "load"]
@@ -22,12 +23,19 @@ LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
 }
 
 
-def load(name: str, data_dir: str | Path = "data", allow_unverified: bool = False) -> Dataset:
+def load(
+    name: str | Path, data_dir: str | Path = "data", allow_unverified: bool = False, image_size: int | None = None
+) -> Dataset:
     """Returns the data set with the given name. Downloads its files into data_dir if they are not there yet.
 
     With allow_unverified, files whose sha256 is not the published one are accepted, except pickles. The Dataset then
     has verified=False.
 
+    Any other `name` is the path of the user's own images: see datasets.own. They are scaled and cropped to image_size,
+    if it is given. The other arguments have no effect on them.
+
     Raises DataError if the data is damaged or is not the published data, or if it is missing and cannot be downloaded.
     """
-    return LOADERS[name](Path(data_dir), allow_unverified)
+    if name in LOADERS:
+        return LOADERS[str(name)](Path(data_dir), allow_unverified)
+    return own.load(Path(name), image_size)

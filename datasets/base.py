@@ -32,8 +32,9 @@ class DownloadError(DataError):
 class Dataset:
     """Holds images and labels as bytes. Scaling to floats and noise belong to the likelihood.
 
-    Images are uint8 [n, height, width, channels]. Labels are uint8 [n], or None if the data set has none.
-    `verified` says whether every source file has its published digest.
+    Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
+    `verified` says whether every source file has its published digest. Only the user's own images, for which no digest
+    is published, have a `digest` instead, and verified=None. `class_names` has the name of each label of theirs.
     """
 
     name: str
@@ -41,7 +42,9 @@ class Dataset:
     test_images: np.ndarray
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
-    verified: bool = True
+    verified: bool | None = True
+    class_names: tuple[str, ...] | None = None
+    digest: str | None = None
 
 
 def split(num_images: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,7 @@ class Result:
     @property
     def data_verified(self) -> bool:
         """Whether the data was verified, both in training and in the evaluation."""
-        return self.saved.data_verified and (self.metrics is None or self.metrics.data_verified)
+        return bool(self.saved.data_verified) and (self.metrics is None or self.metrics.data_verified)
 
     @property
     def quality(self) -> Quality:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import cli
-from benchmarks import compare, rounds, run, turns
+import datasets
+from benchmarks import compare, pictures, rounds, run, turns
 from benchmarks.rounds import Contender
 from report.markdown import format_table
 
@@ -223,3 +224,20 @@ def test_the_table_of_the_readme_is_that_of_the_results():
     rows = [line for line in readme if line.startswith(names)]
     assert len(rows) >= 5
     assert set(rows) <= set(results)
+
+
+def test_pictures_are_loaded_and_decoded_in_turn(monkeypatch):
+    monkeypatch.setattr(pictures, "NUM_PICTURES", 25)
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), dtype=np.uint8)
+    calls = []
+    load = datasets.load
+    monkeypatch.setattr(pictures.datasets, "load", lambda folder: calls.append(len(load(folder).train_images)))
+    section = pictures.section(images)
+    assert calls == [23] * (1 + pictures.ROUNDS)
+    assert f"| {pictures.ONE_THREAD} | 0.0" in section and "| 1.00 |" in section
+
+
+def test_the_section_on_pictures_is_explained_as_the_next_one_will_be():
+    seconds = {name: [1.0] for name in (pictures.OURS, pictures.ONE_THREAD, pictures.ALL_CORES)}
+    explanation, _, _ = pictures.describe(seconds).partition("| this project")
+    assert explanation in run.RESULTS.read_text(encoding="utf-8")

@@ -102,6 +102,7 @@ def test_a_bad_argument_gives_exit_code_2_and_one_helpful_line(argv, expected_te
 
 
 NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
+NUMBERS |= {"image_size"}
 SEEDS = {"seed", "draw_seed"}
 CHOICES = {"dataset", "vae_type", "activation", "likelihood", "restore", "precision", "learning_rate_schedule"}
 SWITCHES = {"overwrite", "allow_unverified", "list"}
@@ -160,6 +161,79 @@ def test_a_printed_command_leaves_out_defaults_and_the_environment(monkeypatch):
     assert cli.command("train.py", args.config, args) == expected
 
 
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of the user's own images, some/photos below the current folder, and an .npz file beside it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "some" / "photos"
+    folder.mkdir(parents=True)
+    folder.with_name("faces.npz").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("some/photos", "photos"),
+        ("some/photos/", "photos"),
+        ("./some/../some/photos/.", "photos"),
+        ("some/faces.npz", "faces"),
+        ("./some", "some"),
+    ],
+)
+def test_a_path_to_images_gives_the_run_its_last_name(path, name, photos):
+    args = parse("--dataset", path, "--image_size", "32")
+    assert args.dataset == path and args.config.dataset == name
+    assert args.config.run_name == f"{name}_flat_binarized_z20_h200_lr0.001_b100_size32"
+
+
+def test_a_file_in_the_current_folder_is_a_path_if_it_ends_in_npz(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    assert parse("--dataset", "faces.npz").config.dataset == "faces"
+    assert parse("--dataset", "../some").config.dataset == "some"
+
+
+def test_a_printed_command_has_the_path_of_the_images(photos):
+    args = parse("--dataset", "some/photos", "--vae_type", "conv3", "--image_size", "32")
+    expected = "python train.py --dataset some/photos --vae_type conv3 --image_size 32"
+    assert cli.command("train.py", args.config, args) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected_text"),
+    [
+        ("some/photso", "there is no folder or file 'some/photso'; did you mean some/photos?"),
+        ("some/face.npz", "there is no folder or file 'some/face.npz'; did you mean some/faces.npz?"),
+        ("some/zzzzzz", "there is no folder or file 'some/zzzzzz'"),
+        ("nowhere/photos", "there is no folder or file 'nowhere/photos'"),
+        ("smoe/", "there is no folder or file 'smoe/'; did you mean ./some?"),
+        ("faces.npz", "there is no folder or file 'faces.npz'"),
+        ("some", "got 'some'; did you mean --dataset ./some?"),
+        ("minst", "got 'minst'; did you mean mnist?"),
+        ("xyz", "svhn, digits, or the path of your own images, with a '/' in it, got 'xyz'"),
+        ("some/my photos", "got 'my photos': rename 'some/my photos'"),
+        ("some/.hidden", "with no dot in front, got '.hidden': rename 'some/.hidden'"),
+        ("some/été", "got 'été': rename 'some/été'"),
+        ("some/mnist", "'some/mnist' has the name of the built-in data set mnist: rename the folder or file"),
+        ("some/svhn.npz", "has the name of the built-in data set svhn: rename the folder or file"),
+        ("/", "got '': rename '/'"),
+    ],
+)
+def test_a_bad_name_or_path_gives_a_helpful_line(value, expected_text, photos, capsys):
+    for name in ("my photos", ".hidden", "été", "mnist", "svhn.npz"):
+        photos.with_name(name).mkdir()
+    code, line = exit_code_and_line(capsys, "--dataset", value)
+    assert code == 2
+    assert "argument --dataset: " in line and line.endswith(f"{expected_text} (--help lists the flags)")
+
+
+def test_image_size_is_for_own_images_only(photos, capsys):
+    code, line = exit_code_and_line(capsys, "--dataset", "svhn", "--image_size", "16")
+    assert code == 2 and "argument --image_size: only for your own images; svhn has a size of its own" in line
+    code, line = exit_code_and_line(capsys, "--dataset", "some/photos", "--image_size", "3")
+    assert code == 2 and "argument --image_size: takes a whole number from 4 to 4096, got '3'" in line
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_imports_nothing_heavy(script):
     code = f"import sys, {script}\ntry: {script}.main(['--help'])\nfinally: print(sorted(sys.modules), file=sys.stderr)"
@@ -171,6 +245,11 @@ def test_help_imports_nothing_heavy(script):
 
 
 # ---- Errors --------------------------------------------------------------------------------------------------------
+
+
+def np_memory_error():
+    """Returns an error of a class of its own, as NumPy raises it."""
+    return type("_ArrayMemoryError", (MemoryError,), {})("Unable to allocate 9 EiB")
 
 
 def script_that_raises(error, module=__name__):
@@ -196,6 +275,7 @@ def script_that_raises(error, module=__name__):
         (ImportError("\nRead this:\n\nlibx.so: cannot open\n"), 1, "error: libx.so: cannot open: activate the env"),
         (ImportError(), 1, "error: ImportError: activate the environment"),
         (ModuleNotFoundError("No module named 'x'"), 1, "error: No module named 'x': activate the environment"),
+        (np_memory_error(), 1, "error: not enough memory"),
         (cli.UsageError("argument --only: takes a, got b"), 2, "error: argument --only: takes a, got b"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],

@@ -28,6 +28,10 @@ def test_the_names_are_those_of_the_tables():
         ({"vae_type": "conv3", "likelihood": "normal"}, "mnist_conv3_z20_lr0.001_b100_normal"),
         ({"vae_type": "conv3", "precision": "mixed_bfloat16"}, "mnist_conv3_z20_lr0.001_b100_mixed_bfloat16"),
         ({"learning_rate_schedule": "staged"}, "mnist_flat_binarized_z20_h200_lr0.001_b100_staged"),
+        (
+            {"dataset": "photos", "seed": 3, "image_size": 32},
+            "photos_flat_binarized_z20_h200_lr0.001_b100_seed3_size32",
+        ),
     ],
 )
 def test_run_name(options, name):
@@ -40,6 +44,7 @@ def test_run_name(options, name):
         ({}, []),
         ({"dataset": "digits", "seed": 3}, ["--dataset", "digits", "--seed", "3"]),
         ({"num_epochs": 7}, ["--num_epochs", "7"]),
+        ({"dataset": "photos", "image_size": 32}, ["--dataset", "photos", "--image_size", "32"]),
         ({"vae_type": "conv3", "likelihood": "cross_entropy"}, ["--vae_type", "conv3"]),
         ({"vae_type": "conv3", "likelihood": "normal"}, ["--vae_type", "conv3", "--likelihood", "normal"]),
         ({"vae_type": "flat_cont_normal", "likelihood": "normal"}, ["--vae_type", "flat_cont_normal"]),
@@ -76,6 +81,9 @@ def test_a_flat_type_refuses_every_other_likelihood(vae_type):
         ("vae_type", ("x", None, "")),
         ("activation", ("x", None, "")),
         ("likelihood", ("x", None)),
+        ("precision", ("x", None, "")),
+        ("learning_rate_schedule", ("x", None, "")),
+        ("image_size", (0, 2.0, "2", True)),
         ("latent_dim", (0, -3, 2.0, "2", True, None)),
         ("hidden_size", (0, -3, 2.0, "2", True, None)),
         ("num_epochs", (0, -3, 2.0, "2", True, None)),
@@ -88,3 +96,24 @@ def test_a_value_that_a_field_does_not_take_is_refused_by_name(name, values):
     for value in values:
         with pytest.raises(ValueError, match=f"^{name} takes .*, got {value!r}$"):
             Config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/b", "b"), ("a/b/", "b"), ("/x/B-1_2.c", "B-1_2.c"), ("a/b.npz", "b"), ("b.npz", "b"), ("a/-", "-")],
+)
+def test_own_images_are_called_by_the_last_part_of_their_path(path, name):
+    assert config.dataset_name(path) == name
+
+
+@pytest.mark.parametrize(
+    "path", ["a/b c", "a/.b", "a/b:c", "a/b\n", "a/é", "/", ".npz", "a/b$", "a/digits", "mnist.npz"]
+)
+def test_own_images_with_another_name_are_refused(path):
+    with pytest.raises(ValueError, match="rename"):
+        config.dataset_name(path)
+
+
+def test_a_name_is_no_path():
+    for name in (*config.DATASETS, "photos", "a.b", ".", ".."):
+        assert not config.is_path(name) and config.dataset_name(name) == name

@@ -44,6 +44,21 @@ def test_the_elbo_covers_every_image_once(data):
     assert evaluation.make_test_elbo(vae, images)() == pytest.approx(expected.mean(), rel=1e-5)
 
 
+def test_large_images_go_through_the_network_in_smaller_chunks(data, monkeypatch):
+    """As many as of the report's largest images, which have 32x32x3 pixels."""
+    assert evaluation.chunk_size_for(np.empty((5000, 3072))) == evaluation.chunk_size_for(np.empty((5000, 64))) == 1000
+    assert evaluation.chunk_size_for(np.empty((5000, 4 * 3072))) == 250
+    assert evaluation.chunk_size_for(np.empty((2, 2000 * 3072), np.bool_)) == 1
+    assert evaluation.chunk_size_for(np.empty((7, 64))) == 7
+    vae = create("bernoulli")
+    x = evaluation.prepare_test(vae.likelihood, data.test_images)
+    whole = evaluation.make_elbo_evaluator(vae, x)().value, evaluation.posteriors(vae, x).mean
+    monkeypatch.setattr(evaluation, "MAX_CHUNK_PIXELS", 64 * 70)
+    chunked = evaluation.make_elbo_evaluator(vae, x)().value, evaluation.posteriors(vae, x).mean
+    for array, expected in zip(chunked, whole, strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_posteriors_cover_every_image_once(data):
     images = data.train_images[:1100]
     vae = create("bernoulli")

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.colors
 import numpy as np
 import pytest
 import scipy.stats
@@ -100,6 +101,87 @@ def test_latent_maps_without_labels_are_coloured_by_the_place_in_the_test_set():
         np.testing.assert_array_equal(dots.get_offsets(), points)
         np.testing.assert_array_equal(dots.get_array(), np.arange(10))
     assert any("no labels" in axes.get_ylabel() for axes in figure.axes)
+
+
+def test_latent_maps_show_the_names_of_the_users_classes():
+    """A dollar sign is no formula, an underscore in front hides nothing, and a long name is cut."""
+    names = ["cat", "_dog", "$a$ $b", "x" * 40]
+    points = np.arange(16.0).reshape(8, 2)
+    labels = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    figure = figures.latent_maps(make_planes(points), labels, names)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    bars = [axes for axes in figure.axes if not axes.get_title()]
+    draw(figure)
+    for axes, bar in zip(panels, bars, strict=True):
+        (dots,) = axes.collections
+        drawn = {tuple(point): label for point, label in zip(dots.get_offsets(), dots.get_array(), strict=True)}
+        assert drawn == {tuple(point): label for point, label in zip(points, labels, strict=True)}
+        shown = [text.get_text().replace(r"\$", "$") for text in bar.get_yticklabels()]
+        assert shown == ["cat", "_dog", "$a$ $b", "x" * 21 + "..."]
+
+
+def test_a_class_without_test_images_has_its_colour_too():
+    few = figures.latent_maps(make_planes(np.zeros((1, 2))), np.array([2]), ["a", "b", "c"])
+    (dots,) = few.axes[0].collections
+    expected = matplotlib.colors.to_rgba(figures.CLASS_COLOURS[2])
+    assert tuple(dots.to_rgba(2)) == expected
+
+
+def test_more_classes_than_colours_are_drawn_in_one_colour():
+    num_classes = len(figures.CLASS_COLOURS) + 1
+    points = np.arange(2.0 * num_classes).reshape(-1, 2)
+    names = [str(number) for number in range(num_classes)]
+    figure = figures.latent_maps(make_planes(points), np.arange(num_classes), names)
+    assert len(figure.axes) == 2
+    (dots,) = figure.axes[0].collections
+    assert len(dots.get_facecolors()) == 1
+    np.testing.assert_array_equal(dots.get_offsets(), points)
+
+
+# What someone sees with full colour vision, and without one of the three kinds of cones: matrices on linear RGB
+# (Machado et al. 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1).
+VISIONS = {
+    "full": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def oklab(linear):
+    """Returns colours in OKLab (Ottosson 2020), [n, 3], for linear RGB, [n, 3]."""
+    to_cones = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+    to_lab = [
+        [0.2104543, 0.7936178, -0.0040720],
+        [1.9779985, -2.4285922, 0.4505937],
+        [0.0259040, 0.7827718, -0.8086758],
+    ]
+    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
+
+
+def smallest_distance(colours, vision):
+    """Returns the distance in OKLab of the two colours that are nearest to each other for a vision."""
+    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    lab = oklab(np.clip(linear @ np.transpose(VISIONS[vision]), 0, 1))
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    return distances[np.triu_indices(len(colours), k=1)].min()
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_the_colours_of_classes_differ_for_every_vision(vision):
+    assert len(figures.CLASS_COLOURS) == 20
+    assert smallest_distance(figures.CLASS_COLOURS, vision) > 0.08
+    assert smallest_distance(figures.CLASS_COLOURS[:5], vision) > 0.14
+    if vision == "protanopia":
+        assert smallest_distance([f"C{number}" for number in range(10)], vision) < 0.03
+
+
+def test_a_sheet_of_large_pictures_is_drawn_smaller(monkeypatch):
+    monkeypatch.setattr(figures, "MAX_SHEET_SIDE", 60)
+    images = np.random.default_rng(0).random((2, 3, 8, 10, 3))
+    assert draw(figures.image_grid(images)).shape == (32, 60, 3)
+    assert draw(figures.image_grid(np.tile(images, (1, 2, 1, 1, 1)))).shape == (16, 60, 3)
 
 
 def test_singular_values_has_a_value_on_each_bar():

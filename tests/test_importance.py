@@ -127,6 +127,24 @@ def test_the_nll_does_not_depend_on_the_rows_at_once_or_on_the_other_images(imag
     np.testing.assert_allclose(nlls(x[:3], max_rows=1000), expected[:3], atol=1e-4, rtol=0)
 
 
+def test_fewer_samples_of_large_images_are_decoded_at_once(images, monkeypatch):
+    model = create_for_digits("bernoulli")
+    x = evaluation.prepare_test(model.likelihood, images[:2])
+    expected = log_weights(model, x, 100)
+    sizes = []
+    draw_noise = importance.draw_noise
+
+    def watched_draw_noise(*args, num_rows, **options):
+        sizes.append(num_rows)
+        return draw_noise(*args, num_rows=num_rows, **options)
+
+    monkeypatch.setattr(importance, "draw_noise", watched_draw_noise)
+    for max_pixels, num_rows in ((importance.MAX_PIXELS, 100), (10 * 64, 10), (1, 1)):
+        monkeypatch.setattr(importance, "MAX_PIXELS", max_pixels)
+        np.testing.assert_allclose(log_weights(model, x, 100), expected, atol=1e-4, rtol=0)
+        assert sizes.pop() == num_rows
+
+
 def test_the_log_weights_are_those_of_scipys_densities(images):
     model = create_for_digits("bernoulli", latent_dim=2, hidden_size=8, activation="tanh")
     x = evaluation.prepare_test(model.likelihood, images[:1])

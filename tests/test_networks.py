@@ -7,7 +7,7 @@ import pytest
 
 from vae.networks import NETWORKS, multiply_adds
 
-SHAPES = ((28, 28, 1), (28, 20, 1), (8, 8, 3), (32, 32, 3))
+SHAPES = ((28, 28, 1), (28, 20, 1), (8, 8, 3), (32, 32, 3), (4, 4, 1), (5, 4, 3), (64, 64, 3), (97, 61, 3))
 
 
 def build(name, image_shape, num_params=1, latent_dim=5, hidden_size=11):

@@ -192,6 +192,45 @@ def test_a_folder_whose_name_is_a_glob_pattern_works_like_any_other(tmp_path):
     assert runs.trained(replaced) == [replaced / f"{CONFIG.run_name}.1", replaced / f"{CONFIG.run_name}.2"]
 
 
+def save_with_digest(folder, digest):
+    """Saves a model that was trained on the user's own images."""
+    with runs.training_run(folder) as run:
+        run.history = history_up_to(1)
+        run.save(state_at(1), CONFIG, data_verified=None, data_digest=digest)
+
+
+def test_a_run_on_own_images_keeps_their_digest_and_is_neither_verified_nor_unverified(folder):
+    save_with_digest(folder, "sha256:abc")
+    saved = runs.read_config(folder)
+    assert saved.data_digest == "sha256:abc" and saved.data_verified is None
+    assert json.loads((folder / "config.json").read_text())["data_verified"] is None
+    assert cli.describe_run(folder).endswith("(epoch 1)")
+    with runs.training_run(folder) as run:
+        run.restore(state_at(0), CONFIG)
+        run.history.append(row_of(2))
+        run.save(state_at(2), CONFIG, data_verified=None, data_digest="sha256:abc")
+    assert runs.read_config(folder).data_verified is None
+
+
+def test_other_images_of_the_same_name_are_refused_with_both_digests(folder):
+    runs.check_digest(folder, "sha256:abc")  # nothing is saved yet
+    save_with_digest(folder, "sha256:abc")
+    runs.check_digest(folder, "sha256:abc")
+    for other in ("sha256:def", None):
+        with pytest.raises(runs.RunError, match=rf"(?s)sha256:abc\n.*{other}\n.*rename.*--overwrite"):
+            runs.check_digest(folder, other)
+
+
+def test_a_run_from_before_there_were_digests_is_read(folder):
+    save(folder, 1)
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    assert content.pop("data_digest") is None and content["config"].pop("image_size") is None
+    path.write_text(json.dumps(content))
+    assert runs.read_config(folder).config == CONFIG
+    runs.check_digest(folder, None)
+
+
 def test_unverified_data_is_remembered_when_training_continues_with_verified_data(folder):
     save(folder, 1, data_verified=False)
     with runs.training_run(folder) as run:
@@ -454,7 +493,7 @@ def test_a_damaged_config_is_refused_by_name_and_the_message_says_what_to_do(fol
     [
         ("image_shape", (None, 8, "8x8", [8, 8], [4, 4, 1, 1], [-4, -4, 1], [0, 4, 1], [4.0, 4.0, 1.0], [True, 4, 4])),
         ("image_shape", ([math.inf, 4, 1], [math.nan, 4, 1], ["4", "4", "1"])),
-        ("data_verified", (None, 1, "no", [])),
+        ("data_verified", (1, "no", [])),
         ("versions", (None, 3, "3.11")),
         ("config", (None, [], "digits", {})),
     ],

@@ -24,7 +24,7 @@ import config
 import datasets
 import train
 from datasets import frey_faces
-from vae import files, likelihoods, runs, training
+from vae import figures, files, likelihoods, runs, training
 
 ROOT = Path(config.__file__).parent
 
@@ -142,6 +142,183 @@ def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, w
         assert name in DECODED_ONLY or np.ptp(picture) > 0
 
 
+# ---- The user's own images -----------------------------------------------------------------------------------------
+
+
+def write_pictures(folder, images, classes=None):
+    """Writes images uint8 [n, h, w, c] as numbered PNG files, into folders that are called by their classes."""
+    for number, image in enumerate(images):
+        path = folder / ("" if classes is None else str(classes[number])) / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(path)
+
+
+def write_photos(folder):
+    """Writes 300 small pictures in colour, of several sizes, into two folders."""
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        shape = (*rng.integers(12, 30, 2), 3)
+        write_pictures(folder / f"class {number % 2}" / str(number), rng.integers(0, 256, (1, *shape), dtype=np.uint8))
+
+
+def draw_all(workspace, *argv):
+    """Runs evaluate.py and every drawing script for a model with two latents, and returns the pictures by name."""
+    assert workspace.run("evaluate", *argv, "--latent_dim", "2", "--num_samples", "2") == 0
+    for script in DRAWN_FILES:
+        latent_dim = () if script == "plots_latent_space_2d" else ("--latent_dim", "2")
+        assert workspace.run(script, *argv, *latent_dim) == 0
+    (folder,) = workspace.pictures.iterdir()
+    return {path.name: read_picture(path) for path in folder.glob("*.png")}
+
+
+def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_path):
+    photos = tmp_path / "some" / "photos"
+    write_photos(photos)
+    argv = ["--dataset", str(photos), "--vae_type", "conv3", "--image_size", "8"]
+    folder = workspace.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
+    assert folder.name == "photos_conv3_z2_lr0.001_b100_size8"
+    saved_config = runs.read_config(folder)
+    assert saved_config.config.dataset == "photos" and saved_config.image_shape == (8, 8, 3)
+    assert saved_config.data_verified is None and saved_config.data_digest.startswith("sha256:")
+    pictures = draw_all(workspace, *argv)
+    assert read_metrics(folder)["model"]["data_verified"] is None
+    originals = pictures["reconstructions.png"][::2, :16:2].reshape(10, 8, 8, 3)
+    test_images = {image.tobytes() for image in datasets.load(photos, image_size=8).test_images}
+    # All but the row's end, which is under the red line.
+    assert {image[:, :7].tobytes() for image in originals} <= {
+        np.frombuffer(image, np.uint8).reshape(8, 8, 3)[:, :7].tobytes() for image in test_images
+    }
+
+
+@pytest.mark.parametrize("vae_type", config.VAE_TYPES)
+@pytest.mark.parametrize("shape", [(4, 4), (64, 64, 1), (97, 61, 3)])
+def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, workspace, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"train_images": rng.integers(0, 256, (20, *shape), dtype=np.uint8)}
+    arrays |= {"test_images": rng.integers(0, 256, (20, *shape), dtype=np.uint8)}
+    np.savez(tmp_path / "images.npz", **arrays, train_labels=np.arange(20) * 50, test_labels=np.arange(20) * 50)
+    argv = ["--dataset", str(tmp_path / "images.npz"), "--vae_type", vae_type, "--batch_size", "10"]
+    workspace.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
+    pictures = draw_all(workspace, *argv)
+    for name, (rows, columns) in GRIDS.items():
+        scale = min(2, figures.MAX_SHEET_SIDE / max(rows * shape[0], columns * shape[1]))
+        assert pictures[name].shape[:2] == (round(rows * shape[0] * scale), round(columns * shape[1] * scale))
+
+
+def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspace, tmp_path):
+    """From the data set, from numbered pictures, and from arrays that are mapped; and in the order of classes, too."""
+    digits = datasets.load("digits")
+    write_pictures(tmp_path / "numbered" / "train", digits.train_images)
+    write_pictures(tmp_path / "numbered" / "test", digits.test_images)
+    (tmp_path / "mapped").mkdir()
+    for name in ("train_images", "test_images"):
+        np.save(tmp_path / "mapped" / f"{name}.npy", getattr(digits, name))
+    write_pictures(tmp_path / "classes" / "train", digits.train_images, digits.train_labels)
+    write_pictures(tmp_path / "classes" / "test", digits.test_images, digits.test_labels)
+    in_order = {}
+    for part in ("train", "test"):
+        labels = getattr(digits, f"{part}_labels")
+        order = np.argsort(labels, kind="stable")
+        in_order |= {f"{part}_images": getattr(digits, f"{part}_images")[order], f"{part}_labels": labels[order]}
+    np.savez(tmp_path / "sorted.npz", **in_order)
+
+    def trained_on(dataset):
+        scratch = Workspace(tmp_path / f"runs of {Path(dataset).name}", workspace.data_dir)
+        folder = scratch.train("--dataset", dataset, "--hidden_size", "16", "--latent_dim", "2", "--num_epochs", "1")
+        assert scratch.run("plots_latent_space_2d", "--dataset", dataset, "--hidden_size", "16") == 0
+        return saved(folder)
+
+    unsorted = trained_on("digits")
+    assert trained_on(str(tmp_path / "numbered")) == trained_on(str(tmp_path / "mapped")) == unsorted
+    assert trained_on(str(tmp_path / "classes")) == trained_on(str(tmp_path / "sorted.npz")) != unsorted
+
+
+def test_other_images_of_the_same_name_are_refused_until_the_model_is_replaced(workspace, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    paths = []
+    for place, shape in (("here", (20, 8, 8)), ("there", (20, 8, 8)), ("elsewhere", (20, 9, 9))):
+        (tmp_path / place).mkdir()
+        images = rng.integers(0, 256, (2, *shape), dtype=np.uint8)
+        np.savez(tmp_path / place / "faces.npz", train_images=images[0], test_images=images[1])
+        paths.append(str(tmp_path / place / "faces.npz"))
+    options = ["--hidden_size", "8", "--latent_dim", "2", "--batch_size", "20"]
+    folder = workspace.train("--dataset", paths[0], *options, "--num_epochs", "1")
+    digests = [datasets.load(path).digest for path in paths]
+    before = contents(folder)
+    for path, digest in zip(paths[1:], digests[1:], strict=True):
+        argv = ["--dataset", path, *options]
+        commands = [("train", "--restore", "--num_epochs", "2"), ("train", "--restore", "--num_epochs", "1")]
+        commands += [("evaluate",), *((script,) for script in DRAWN_FILES)]
+        for script, *more in commands:
+            capsys.readouterr()
+            assert workspace.run(script, *argv, *more) == 1
+            message = capsys.readouterr().err
+            assert digests[0] in message and digest in message and "rename" in message and "--overwrite" in message
+    assert contents(folder) == before
+
+    # The same images at another place are the same data set.
+    moved = tmp_path / "moved" / "faces.npz"
+    moved.parent.mkdir()
+    Path(paths[0]).rename(moved)
+    assert workspace.run("train", "--dataset", str(moved), *options, "--restore", "--num_epochs", "2") == 0
+    assert workspace.run("make_pictures", "--dataset", str(moved), *options) == 0
+    assert workspace.run("train", "--dataset", paths[2], *options, "--overwrite", "--num_epochs", "1") == 0
+    assert runs.read_config(folder).data_digest == digests[2] and runs.read_config(folder).image_shape == (9, 9, 1)
+
+
+def test_a_model_of_other_images_is_not_drawn_beside_this_one(workspace, tmp_path, capsys):
+    """plots_latent_space.py draws the runs with 2 and with 20 latents side by side."""
+    path = tmp_path / "faces.npz"
+    argv = ["--dataset", str(path), "--hidden_size", "8", "--batch_size", "20", "--num_epochs", "1"]
+    for seed, latent_dim in ((0, "2"), (1, "20")):
+        images = np.random.default_rng(seed).integers(0, 256, (2, 20, 8, 8), dtype=np.uint8)
+        np.savez(path, train_images=images[0], test_images=images[1])
+        assert workspace.run("train", *argv, "--latent_dim", latent_dim) == 0
+    assert workspace.run("plots_latent_space", *argv) == 1
+    assert "_z2_h8_lr0.001_b20 was trained on other images with the same name, faces" in capsys.readouterr().err
+    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+
+
+def test_few_images_work_or_the_script_says_why_not(workspace, tmp_path, capsys):
+    write_pictures(tmp_path / "two", np.zeros((2, 8, 8, 1), np.uint8))
+    argv = ["--dataset", str(tmp_path / "two"), "--hidden_size", "8"]
+    assert workspace.run("train", *argv) == 2
+    assert "argument --batch_size: takes 1 to 1 (two's training images), got 100" in capsys.readouterr().err
+    argv += ["--batch_size", "1"]
+    assert workspace.run("train", *argv, "--num_epochs", "1") == 0
+    assert workspace.run("plot_singular_values", *argv) == 0
+    capsys.readouterr()
+    for script, text in (
+        ("evaluate", "the standard errors need 2 test images, and two has 1"),
+        ("make_pictures", "these pictures need 20 test images, and two has 1"),
+        ("plots_latent_space", "this picture needs 2 test images, and two has 1"),
+    ):
+        assert workspace.run(script, *argv) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_bad_images_give_one_line_and_exit_code_1(workspace, tmp_path, capsys):
+    write_pictures(tmp_path / "photos", np.zeros((20, 8, 8, 1), np.uint8))
+    (tmp_path / "photos" / "z.png").write_text("no picture")
+    assert workspace.run("train", "--dataset", str(tmp_path / "photos")) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "photos/z.png is not a picture" in message
+
+
+def test_a_step_that_does_not_fit_into_memory_gives_a_warning(workspace, capsys, monkeypatch):
+    """The weights for the largest images here would take 59 TB, so the warning comes before the model is built."""
+    train.warn_about_memory(config.Config(vae_type="conv3"), (32, 32, 3))
+    assert capsys.readouterr().err == ""
+    train.warn_about_memory(config.Config(vae_type="conv3"), (300_000, 400_000, 3))
+    message = capsys.readouterr().err
+    assert message.startswith("a training step on 100 images of 300000x400000x3 needs about ")
+    assert message.endswith("try a smaller --batch_size, or --image_size for your own images\n")
+
+    monkeypatch.setattr(train.os, "sysconf", lambda name: 100)
+    assert workspace.run("train", *DIGITS, "--num_epochs", "2") == 0
+    assert capsys.readouterr().err.count("needs about") == 1
+
+
 # ---- The README ----------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +354,8 @@ def parse(script, argv):
 def test_the_commands_of_the_pages_run(workspace, tmp_path, monkeypatch):
     """They run with one epoch and small data. A model that a command draws and that is not there is trained first."""
     monkeypatch.chdir(tmp_path)  # reproduce.py writes docs/ and RESULTS.md
+    for folder in ("path/to/photos", "tiles"):
+        write_photos(Path(folder))
     commands = commands_of_pages()
     assert {script for script, _ in commands} >= {"train", *DRAWN_FILES}
     short = ["--num_epochs", "1", "--allow_unverified"]
@@ -211,6 +390,17 @@ def test_the_notebook_of_the_pages_runs(workspace):
     variables = {}
     exec(block, variables)
     assert variables["z"].shape == (100, 20) and variables["images"].shape == (1, 28, 28, 1)
+
+
+def test_the_tiles_of_photographs_that_the_pages_make_are_loaded(tmp_path, monkeypatch):
+    """With fewer tiles than on the page."""
+    (block,) = [block for block in blocks_of_pages("python") if "load_sample_images" in block]
+    monkeypatch.chdir(tmp_path)
+    assert block.count(", 8)") == 2
+    exec(block.replace(", 8)", ", 100)"), {})
+    data = datasets.load("tiles", image_size=32)
+    assert data.class_names == ("china", "flower") and len(data.train_images) + len(data.test_images) == 2 * 3 * 6
+    assert data.train_images.shape[1:] == (32, 32, 3)
 
 
 def test_the_part_of_svhn_that_the_pages_make_by_hand_is_loaded(tmp_path, monkeypatch):

@@ -260,6 +260,14 @@ def test_of_a_block_that_is_not_full_only_its_steps_are_trained(images, monkeypa
     assert int(state.optimizer.iterations) == 10
 
 
+def test_the_memory_of_a_step_counts_weights_four_times_and_outputs_twice():
+    """By hand, for 8x8x1 pixels, 16 hidden units, 3 latents, batches of 10 and float32."""
+    weights = (64 * 16 + 16) + (16 * 16 + 16) + (16 * 6 + 6) + (3 * 16 + 16) + (16 * 16 + 16) + (16 * 64 + 64)
+    # The decoder ends with two layers that only reorder its outputs.
+    outputs = (16 + 16 + 6) + (16 + 16 + 64 + 64 + 64)
+    assert training.step_bytes(new_state().model, 10) == 4 * (4 * weights + 2 * 10 * outputs)
+
+
 # ---- History -------------------------------------------------------------------------------------------------------
 
 

@@ -18,8 +18,15 @@ from vae.randomness import TEST_SEED, generator
 # A latent counts as active if the variance of its posterior mean exceeds this (Burda et al. 2016, section 4.2).
 ACTIVE_VARIANCE = 0.01
 
-# How many test images go through the network at once.
+# How many test images go through the network at once: fewer of images larger than those of the report's data sets.
 CHUNK_SIZE = 1000
+MAX_CHUNK_PIXELS = CHUNK_SIZE * 32 * 32 * 3
+
+
+def chunk_size_for(x: np.ndarray) -> int:
+    """Returns how many of the prepared images x, [n, d], go through the network at once."""
+    num_images, d = x.shape
+    return min(CHUNK_SIZE, max(1, MAX_CHUNK_PIXELS // d), num_images)
 
 
 def prepare_test(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
@@ -34,7 +41,7 @@ def prepare_test(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
 def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
     """Returns a function () -> Elbo of NumPy arrays [n], for prepared images x [n, d] and one fixed z per image."""
     noise = generator(TEST_SEED, "test_noise").standard_normal((len(x), model.latent_dim), dtype=np.float32)
-    chunk_size = min(CHUNK_SIZE, len(x))
+    chunk_size = chunk_size_for(x)
     compiled_elbo = tf.function(model.elbo, jit_compile=model.jit_compile, autograph=False)
 
     def evaluate_elbo() -> Elbo:
@@ -73,7 +80,8 @@ def format_elbo(elbo: float, model: VAE) -> str:
 
 def posteriors(model: VAE, x: np.ndarray) -> Posterior:
     """Returns q(z|x) of prepared images x [n, d], in NumPy: mean and log_std, [n, L] each."""
-    chunks = [model.encode(x[first : first + CHUNK_SIZE]) for first in range(0, len(x), CHUNK_SIZE)]
+    chunk_size = chunk_size_for(x)
+    chunks = [model.encode(x[first : first + chunk_size]) for first in range(0, len(x), chunk_size)]
     mean = np.concatenate([chunk.mean for chunk in chunks])
     log_std = np.concatenate([chunk.log_std for chunk in chunks])
     return Posterior(mean, log_std)

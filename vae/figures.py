@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -11,13 +12,43 @@ from vae.latent import LatentPlane
 
 DPI = 100
 NUM_CLASSES = 10
+# A sheet of pictures has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
+MAX_SHEET_SIDE = 10000
+
+# The colours of the user's own classes. Any two are at least 0.08 apart in OKLab (Ottosson 2020), with full colour
+# vision and with each kind of colour blindness (Machado et al. 2009). The first few are further apart. Two of
+# Matplotlib's own ten colours are only 0.006 apart.
+CLASS_COLOURS = (
+    "#0011bb",
+    "#ffaa44",
+    "#aa1100",
+    "#9966aa",
+    "#88bbbb",
+    "#ee7711",
+    "#cc11ff",
+    "#33aa77",
+    "#223355",
+    "#884488",
+    "#ccaaff",
+    "#cc5511",
+    "#aa88bb",
+    "#448866",
+    "#661188",
+    "#4455bb",
+    "#552200",
+    "#555544",
+    "#dd66ff",
+    "#00dd88",
+)
+# Longer names of classes are cut.
+MAX_NAME_LENGTH = 24
 
 
 def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2) -> Figure:
     """Draws pictures edge to edge, without axes (figures 1a to 1c and 5 to 8).
 
     images: [rows, columns, h, w, c] in [0, 1], where c is 1 or 3. line_after: the number of columns before a red line.
-    zoom: screen pixels per image pixel.
+    zoom: screen pixels per image pixel. It is less if the sheet would have more than MAX_SHEET_SIDE pixels a side.
     """
     rows, columns, height, width, channels = images.shape
     # [rows, columns, h, w, c] -> [rows, h, columns, w, c] -> one sheet [rows h, columns w, c], in bytes and in colour
@@ -25,7 +56,8 @@ def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2)
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     sheet = np.rint(sheet * 255).astype(np.uint8)
 
-    size_in_inches = (columns * width * zoom / DPI, rows * height * zoom / DPI)
+    scale = min(zoom, MAX_SHEET_SIDE / max(columns * width, rows * height))
+    size_in_inches = (columns * width * scale / DPI, rows * height * scale / DPI)
     figure = Figure(figsize=size_in_inches, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
@@ -68,11 +100,14 @@ def label_curves(axes: Axes, y_label: str) -> None:
     axes.grid(True)
 
 
-def latent_maps(planes: Sequence[LatentPlane], labels: np.ndarray | None) -> Figure:
+def latent_maps(
+    planes: Sequence[LatentPlane], labels: np.ndarray | None, class_names: Sequence[str] | None = None
+) -> Figure:
     """Draws points of the latent space, one dot per image, in panels side by side (figures 2 and 3).
 
-    The panels show the same images, in different models. labels: [n], digits or classes 0..9. Without labels the dots
-    are coloured by their place in the test set; for Frey Faces that is the order of the video.
+    The panels show the same images, in different models. labels: [n], digits or classes 0..9, or places in class_names.
+    Without labels the dots are coloured by their place in the test set; for Frey Faces that is the order of the video.
+    Classes have no colours if there are more of them than CLASS_COLOURS.
     """
     figure = Figure(figsize=(7.5 * len(planes), 6), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(planes), squeeze=False)[0]
@@ -81,15 +116,36 @@ def latent_maps(planes: Sequence[LatentPlane], labels: np.ndarray | None) -> Fig
         if labels is None:
             dots = axes.scatter(x, y, s=6, linewidths=0, c=np.arange(len(x)), cmap="viridis")
             figure.colorbar(dots, ax=axes, label="place in the test set (no labels)")
+        elif class_names is None:
+            draw_classes(axes, plane.points, labels, [f"C{label}" for label in range(NUM_CLASSES)])
+        elif len(class_names) <= len(CLASS_COLOURS):
+            # Files are sorted by class. In their order, the dots of the last class would cover all others.
+            order = np.random.RandomState(0).permutation(len(labels))
+            bar = draw_classes(axes, plane.points[order], labels[order], CLASS_COLOURS[: len(class_names)])
+            bar.set_ticklabels([shorten(name) for name in class_names])
         else:
-            colours = ListedColormap([f"C{label}" for label in range(NUM_CLASSES)])
-            limits = {"vmin": -0.5, "vmax": NUM_CLASSES - 0.5}
-            dots = axes.scatter(x, y, s=6, linewidths=0, c=labels, cmap=colours, **limits)
-            figure.colorbar(dots, ax=axes, ticks=range(NUM_CLASSES))
+            axes.scatter(x, y, s=6, linewidths=0)
         axes.set(title=plane.title, xlabel=plane.x_label, ylabel=plane.y_label)
         axes.set_axisbelow(True)
         axes.grid(True)
     return figure
+
+
+def draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, colours: Sequence[str]) -> Colorbar:
+    """Draws points [n, 2] in the colours of their labels [n], and returns the colour bar that is the legend."""
+    x, y = points.T
+    dots = axes.scatter(
+        x, y, s=6, linewidths=0, c=labels, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(colours) - 0.5
+    )
+    return axes.figure.colorbar(dots, ax=axes, ticks=range(len(colours)))
+
+
+def shorten(name: str) -> str:
+    """Returns the name of a class for a legend: at most MAX_NAME_LENGTH characters, with dollar signs that are text."""
+    if len(name) > MAX_NAME_LENGTH:
+        name = f"{name[: MAX_NAME_LENGTH - 3]}..."
+    # Matplotlib takes what is between two dollar signs for a formula.
+    return name.replace("$", r"\$")
 
 
 def singular_values(values: np.ndarray, shares: np.ndarray) -> Figure:

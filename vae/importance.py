@@ -21,8 +21,9 @@ from vae.randomness import TEST_SEED, generator
 # The widths of the mixture's parts, in standard deviations of q(z|x). The first part is q(z|x) itself.
 SPREADS = (1, 2**0.5, 2, 8**0.5, 4)
 
-# How many samples are decoded at once.
+# How many samples are decoded at once: fewer of images larger than those of the report's data sets.
 MAX_ROWS = 2500
+MAX_PIXELS = MAX_ROWS * 32 * 32 * 3
 
 
 def log_weights(
@@ -40,7 +41,8 @@ def log_weights(
     x: prepared images [n, d]; posterior: their q(z|x), [n, L]. Each image has a noise stream of its own, drawn in the
     order of the samples, so that neither the other images nor max_rows change its weights.
     """
-    num_rows = min(max_rows, num_samples)
+    max_rows_of_size = max(1, MAX_PIXELS // x.shape[1])
+    num_rows = min(max_rows, max_rows_of_size, num_samples)
     compute_log_weights = compile_log_weights(model, num_samples, num_rows)
     draws = prefetch(draw_noise(model.latent_dim, len(x), num_samples=num_samples, num_rows=num_rows))
     for image, mean, log_std in zip(x, posterior.mean, posterior.log_std, strict=True):

@@ -67,14 +67,17 @@ HISTORY_REMEDY = (
 class SavedConfig:
     """What config.json holds: the config, the images' shape (h, w, c), and what the model was trained with.
 
-    data_verified: whether every data file had its published sha256, in every session that trained the model.
+    data_verified: whether every data file had its published sha256, in every session that trained the model. None for
+    the user's own images.
     versions: those of Python and the libraries at the last save.
+    data_digest: the digest of the user's own images. None for the other data sets.
     """
 
     config: Config
     image_shape: tuple[int, ...]
-    data_verified: bool
+    data_verified: bool | None
     versions: dict[str, str]
+    data_digest: str | None = None
 
 
 class Run:
@@ -83,7 +86,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.history: list[HistoryRow] = []
-        self._data_verified = True
+        self._data_verified: bool | None = True
         self._last_save_epoch = 0
         self._last_save_time = time.monotonic()
 
@@ -137,11 +140,13 @@ class Run:
         seconds = time.monotonic() - self._last_save_time
         return seconds >= SAVE_SECONDS or epoch - self._last_save_epoch >= SAVE_EPOCHS
 
-    def save(self, state: tf.train.Checkpoint, config: Config, data_verified: bool) -> None:
+    def save(
+        self, state: tf.train.Checkpoint, config: Config, data_verified: bool | None, data_digest: str | None = None
+    ) -> None:
         """Writes config.json, history.csv and a checkpoint of `state`.
 
         Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
-        data stays unverified.
+        data stays unverified. data_digest is that of the user's own images.
         """
         self._data_verified = self._data_verified and data_verified
         saved = SavedConfig(
@@ -149,6 +154,7 @@ class Run:
             image_shape=state.model.image_shape,
             data_verified=self._data_verified,
             versions=library_versions(),
+            data_digest=data_digest,
         )
         write_config(self.folder, saved)
         write_history(self.folder, self.history)
@@ -251,13 +257,23 @@ def parse_config(content: Any) -> SavedConfig:
     if unknown_fields:
         raise ValueError(f"config has unknown entries: {', '.join(sorted(unknown_fields))}")
     data_verified = content["data_verified"]
-    if not isinstance(data_verified, bool):
-        raise ValueError(f"data_verified takes true or false, got {reprlib.repr(data_verified)}")
+    if not isinstance(data_verified, bool | None):
+        raise ValueError(f"data_verified takes true, false or null, got {reprlib.repr(data_verified)}")
     # Nothing depends on the versions. They are for the reader of the file.
     versions = content.get("versions", {})
     if not isinstance(versions, dict):
         raise ValueError(f"versions takes an object, got {reprlib.repr(versions)}")
-    return SavedConfig(Config(**fields), parse_image_shape(content["image_shape"]), data_verified, versions)
+    # Only runs on the user's own images have a digest.
+    data_digest = content.get("data_digest")
+    if not isinstance(data_digest, str | None):
+        raise ValueError(f"data_digest takes a text or null, got {reprlib.repr(data_digest)}")
+    return SavedConfig(
+        config=Config(**fields),
+        image_shape=parse_image_shape(content["image_shape"]),
+        data_verified=data_verified,
+        versions=versions,
+        data_digest=data_digest,
+    )
 
 
 def check_entries(content: Any, name: str, needed: tuple[str, ...]) -> None:
@@ -308,6 +324,24 @@ def check_image_shape(folder: Path, saved: tuple[int, ...], wanted: tuple[int, .
 def format_shape(image_shape: tuple[int, ...]) -> str:
     """Returns an image's shape as text, e.g. 28x28x1."""
     return "x".join(str(size) for size in image_shape)
+
+
+def check_digest(folder: str | os.PathLike, data_digest: str | None) -> None:
+    """Raises RunError if a run was trained on other images of the user than those with this digest.
+
+    Runs are called by the name of the images' folder, and images in another folder can have the same name.
+    """
+    if saved_epoch(folder) == 0:
+        return
+    saved = read_config(folder)
+    if saved.data_digest != data_digest:
+        raise RunError(
+            f"{folder} was trained on other images with the same name, {saved.config.dataset}\n"
+            f"digest of the images it was trained on: {saved.data_digest}\n"
+            f"digest of the images given now:         {data_digest}\n"
+            "give the path of the images that it was trained on; or rename the folder or file of the images given now, "
+            "and train another model on them; or replace this model with train.py --overwrite"
+        )
 
 
 def write_history(folder: Path, history: list[HistoryRow]) -> None:

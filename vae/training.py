@@ -207,6 +207,18 @@ def part_sizes(model: VAE, batch_size: int) -> list[int]:
     return [batch_size - half, half]
 
 
+def step_bytes(model: VAE, batch_size: int) -> int:
+    """Returns about how many bytes of memory a training step needs. Only the shapes of the model are read.
+
+    Each weight is kept with its gradient and Adam's two moments. The outputs of each layer are kept for the backward
+    pass, which has a gradient for each of them.
+    """
+    num_weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    num_outputs = sum(math.prod(layer.output.shape[1:]) for layer in layers)
+    return 4 * (4 * num_weights + 2 * batch_size * num_outputs)
+
+
 def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, seed: int) -> Iterator[Block]:
     """Yields the blocks of these epochs, for images uint8 [n, h, w, c]."""
     pixels = images.reshape(len(images), -1)

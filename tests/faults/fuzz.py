@@ -5,6 +5,7 @@ parser must return what it promises or raise DataError. Atheris ends the process
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import atheris
@@ -17,8 +18,9 @@ with atheris.instrument_imports(include=["datasets", "gzip", "tarfile", "zipfile
 
     import numpy as np
     from conftest import idx
+    from PIL import Image
 
-    from datasets import DataError, base, cifar10, mnist
+    from datasets import DataError, base, cifar10, mnist, own
 
 FOLDER = Path(sys.argv[3])
 
@@ -57,6 +59,47 @@ def read_cache(content):
     assert dataset is None or isinstance(dataset, base.Dataset)
 
 
+def read_picture(content):
+    pixels = own.read_picture(str(written(content, "a.png")), None).pixels
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3) and min(pixels.shape[:2]) >= 4
+
+
+def read_npz(content):
+    check_dataset(own.load(written(content, "a.npz")))
+
+
+def read_mapped(content):
+    folder = FOLDER / "mapped"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "test_images.npy", np.zeros((2, 4, 4), np.uint8))
+    written(content, "mapped/train_images.npy")
+    check_dataset(own.load(folder))
+
+
+def check_dataset(dataset):
+    for images in (dataset.train_images, dataset.test_images):
+        assert images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in (1, 3)
+
+
+def picture(picture_format):
+    """Returns a function that returns a small picture in one of Pillow's formats."""
+
+    def save():
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        image.save(file, picture_format)
+        return file.getvalue()
+
+    return save
+
+
+def saved_by(save, **arrays):
+    """Returns what a function of NumPy saves."""
+    file = io.BytesIO()
+    save(file, **arrays)
+    return file.getvalue()
+
+
 def archive():
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -84,10 +127,16 @@ TARGETS = {
     "cifar10_batch": (parse_batch, lambda: (bytes([7]) + bytes(3072)) * 2),
     "cifar10_archive": (read_archive, archive),
     "cache": (read_cache, cache),
+    "npz": (read_npz, lambda: saved_by(np.savez, images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2))),
+    "npy": (read_mapped, lambda: saved_by(np.save, arr=np.zeros((2, 4, 4), np.uint8))),
 }
+TARGETS |= {name.lower(): (read_picture, picture(name)) for name in own.FORMATS}
 
 
 def main():
+    # As while own.py reads pictures.
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
     target, make_whole_file = TARGETS[sys.argv[1]]
     whole = make_whole_file()
 

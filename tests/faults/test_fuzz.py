@@ -17,7 +17,7 @@ import pytest
 from injection import in_child
 from scipy.io import savemat
 
-from datasets import DataError, matlab, matlab_reader, svhn
+from datasets import DataError, matlab, matlab_reader, own, svhn
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 100_000
@@ -43,7 +43,11 @@ def mutants(whole, count):
         yield bytes(content)
 
 
-@pytest.mark.parametrize("name", ["idx", "idx.gz", "cifar10_batch", "cifar10_archive", "cache"])
+PARSERS = ["idx", "idx.gz", "cifar10_batch", "cifar10_archive", "cache", "npz", "npy"]
+PARSERS += [name.lower() for name in own.FORMATS]
+
+
+@pytest.mark.parametrize("name", PARSERS)
 def test_parser(name):
     pytest.importorskip("atheris")
     # A folder in memory, if there is one.
