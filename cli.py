@@ -236,7 +236,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_samples": {
         "type": whole_number(1, 10**6),
         "default": None,
-        "help": "importance samples per image (default: 5000, for conv3 100); conv3 is evaluated on 1000 images",
+        "help": "importance samples per image for each NLL (default: 5000; conv3: 100, of the first 1000 images)",
     },
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on the test set: ELBO, importance-sampled NLL, bits/dim, active units (metrics.json)."""
+"""Evaluates a trained model on the test set: ELBO, importance-sampled NLLs, bits/dim, active units (metrics.json)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cli
 
 
 class Effort(NamedTuple):
-    """How much of the test set is evaluated (None: all of it), and with how many importance samples per image."""
+    """How much of the test set is evaluated (None: all of it), and with how many importance samples for each NLL."""
 
     num_images: int | None
     num_samples: int
@@ -58,26 +58,41 @@ def format_table(metrics: dict[str, Any]) -> str:
         "elbo": "ELBO",
         "log_likelihood": "log-likelihood term",
         "kl": "KL",
-        "nll": f"NLL, {metrics['num_samples']} importance samples",
-        "nll_of_q": f"NLL, {metrics['num_samples_of_q']} samples of q(z|x) alone",
+        "nll_of_q": f"NLL, {metrics['num_samples_of_q']} samples of q(z|x)",
+        "nll": f"NLL, {metrics['num_samples']} samples of the mixture",
     }
     lines = [f"epoch {metrics['epoch']}, {metrics['num_images']} test images, seed {metrics['seed']}"]
     for name, label in labels.items():
         if metrics[name] is not None:
             lines.append(format_line(label, metrics[name], metrics["bits_per_dim"].get(name)))
-    if metrics["nll"] is None:
+    sample_size = metrics["effective_sample_size"]
+    if sample_size is None:
         lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
+    else:
+        lines.append(
+            f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median; "
+            f"below 50 for {sample_size['num_below_50']} images"
+        )
     active_units = metrics["active_units"]
     numbers = " ".join(str(unit) for unit in active_units)
     lines.append(f"{'active units':34} {len(active_units):10}    {numbers}")
+    lines.append("+-: the standard error over the images")
+    if sample_size is not None:
+        lines += [
+            "estimated to: the estimator's own error, from the importance samples",
+            "NLL: in expectation an upper bound on the true one, which the mixture comes closer to",
+            "      compare the NLL of q(z|x) with the literature",
+        ]
     return "\n".join(lines)
 
 
 def format_line(label: str, summary: dict[str, float], bits_per_dim: float | None) -> str:
-    """Returns the line for a mean over the test images, with its standard error."""
+    """Returns the line for a mean over the test images, with its standard error, and for an NLL the estimator's own."""
     line = f"{label:34} {summary['mean']:10.2f} +- {summary['standard_error']:.2f} nats"
     if bits_per_dim is not None:
         line += f"   {bits_per_dim:.3f} bits/dim"
+    if "estimator_error" in summary:
+        line += f"   estimated to {summary['estimator_error']:.3f} nats"
     return line
 
 

@@ -31,9 +31,11 @@ COLUMNS = {
     "time": "time",
     "ELBO": "elbo",
     "ELBO bits/dim": "elbo_bits_per_dim",
+    "NLL of q": "nll_of_q",
     "NLL": "nll",
     "NLL bits/dim": "nll_bits_per_dim",
-    "samples": "num_samples",
+    "samples": "samples",
+    "ESS": "effective_sample_size",
     "active": "active_units",
 }
 
@@ -45,9 +47,11 @@ PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
 class ResultText:
     """What the page shows of one run. Whatever no file in docs/ says stays NOT_RUN; what does not apply is empty.
 
-    ELBO and NLL are in nats per image, except those in bits_per_dim; nll_of_q comes from samples of q(z|x) alone. The
-    numbers of samples are per image. share_of_active is the share that the first singular values, as many as there are
-    active units, have in the sum of all; share_of_first_14 is that of the first 14.
+    ELBO and NLL are in nats per image, except those in bits_per_dim. nll_of_q comes from samples of q(z|x), nll from a
+    better proposal; the fields in _error are the estimators' own errors. The numbers of samples are per image;
+    `samples` has both if they differ. effective_sample_size is the median over the images of that of nll, and
+    num_below_50 the number of images where it is below 50. share_of_active is the share that the first singular values,
+    as many as there are active units, have in the sum of all; share_of_first_14 is that of the first 14.
     """
 
     command: str
@@ -58,10 +62,15 @@ class ResultText:
     elbo_bits_per_dim: str = NOT_RUN
     nll: str = NOT_RUN
     nll_bits_per_dim: str = NOT_RUN
+    nll_error: str = NOT_RUN
     num_samples: str = NOT_RUN
     nll_of_q: str = NOT_RUN
     nll_of_q_bits_per_dim: str = NOT_RUN
+    nll_of_q_error: str = NOT_RUN
     num_samples_of_q: str = NOT_RUN
+    samples: str = NOT_RUN
+    effective_sample_size: str = NOT_RUN
+    num_below_50: str = NOT_RUN
     active_units: str = NOT_RUN
     singular_values: str = NOT_RUN
     share_of_active: str = NOT_RUN
@@ -124,14 +133,20 @@ def describe_result(config: Config) -> ResultText:
 
 def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float]) -> ResultText:
     """Returns the text with what comes from metrics.json."""
+    sample_size = metrics.effective_sample_size
     return dataclasses.replace(
         text,
         nll=format_nats(metrics.nll),
         nll_bits_per_dim=format_bits_per_dim(metrics.nll),
-        num_samples="" if metrics.nll is None else str(metrics.num_samples),
+        nll_error=format_estimator_error(metrics.nll),
+        num_samples=str(metrics.num_samples),
         nll_of_q=format_nats(metrics.nll_of_q),
         nll_of_q_bits_per_dim=format_bits_per_dim(metrics.nll_of_q),
+        nll_of_q_error=format_estimator_error(metrics.nll_of_q),
         num_samples_of_q=str(metrics.num_samples_of_q),
+        samples=format_samples(metrics),
+        effective_sample_size="" if sample_size is None else f"{sample_size.median:.0f}",
+        num_below_50="" if sample_size is None else str(sample_size.num_below_50),
         active_units=str(metrics.num_active_units),
         share_of_active=format_share(running_shares, metrics.num_active_units),
     )
@@ -170,6 +185,22 @@ def format_bits_per_dim(measure: Measure | None) -> str:
     if measure is None or measure.bits_per_dim is None:
         return ""
     return f"{measure.bits_per_dim:.3f}"
+
+
+def format_estimator_error(measure: Measure | None) -> str:
+    """Returns the standard error that the importance samples of a measure add to it, in nats."""
+    if measure is None or measure.estimator_error is None:
+        return ""
+    return f"{measure.estimator_error:.3f}"
+
+
+def format_samples(metrics: Metrics) -> str:
+    """Returns the number of samples of both NLLs, or "5000 / 1000" if that of q(z|x) has fewer."""
+    if metrics.nll is None:
+        return ""
+    if metrics.num_samples_of_q == metrics.num_samples:
+        return str(metrics.num_samples)
+    return f"{metrics.num_samples} / {metrics.num_samples_of_q}"
 
 
 def format_singular_values(values: list[float]) -> str:

@@ -20,20 +20,33 @@ FIGURES = Path("docs/figures")
 class Measure(NamedTuple):
     """A mean over the test images, in nats per image and in bits per dimension of the bytes.
 
-    standard_error (nats) is None if it is unknown, bits_per_dim if the likelihood is not a density of the bytes.
+    standard_error (nats) comes from the spread over the images, and is None if it is unknown. bits_per_dim is None if
+    the likelihood is not a density of the bytes. estimator_error (nats) comes from the importance samples of an NLL,
+    and is None if there are none, or if an earlier version of evaluate.py did not measure it.
     """
 
     nats: float
     standard_error: float | None
     bits_per_dim: float | None
+    estimator_error: float | None = None
+
+
+class SampleSize(NamedTuple):
+    """The effective sizes of the images' importance samples: their median, and how many are below 50."""
+
+    median: float
+    num_below_50: int
 
 
 @dataclass(frozen=True)
 class Metrics:
     """What evaluate.py measured of a model, from the run's metrics.json.
 
-    `nll` comes from `num_samples` importance samples per image, and `nll_of_q` from the `num_samples_of_q` among them
-    that are drawn from q(z|x). Both are None if the model has no likelihood.
+    `nll_of_q` is the literature's estimate, from `num_samples_of_q` samples of q(z|x) per image. `nll` is the better
+    one, from `num_samples` samples of the mixture of vae.importance. Both are None if the model has no likelihood.
+
+    Earlier versions of evaluate.py took `nll` from a mixture of q(z|x) and wider copies of it. `effective_sample_size`
+    is None for them, and if there is no NLL.
     """
 
     epoch: int
@@ -42,6 +55,7 @@ class Metrics:
     elbo: Measure
     nll: Measure | None
     nll_of_q: Measure | None
+    effective_sample_size: SampleSize | None
     num_active_units: int
     data_verified: bool
 
@@ -117,6 +131,7 @@ def parse_metrics(entries: dict[str, Any]) -> Metrics:
         elbo=parse_measure(entries, "elbo"),
         nll=parse_measure(entries, "nll") if entries["nll"] else None,
         nll_of_q=parse_measure(entries, "nll_of_q") if entries["nll_of_q"] else None,
+        effective_sample_size=parse_sample_size(entries.get("effective_sample_size")),
         num_active_units=len(entries["active_units"]),
         data_verified=used_verified_data(entries),
     )
@@ -128,7 +143,15 @@ def parse_measure(entries: dict[str, Any], name: str) -> Measure:
         nats=float(entries[name]["mean"]),
         standard_error=float(entries[name]["standard_error"]),
         bits_per_dim=entries["bits_per_dim"][name],
+        estimator_error=entries[name].get("estimator_error"),
     )
+
+
+def parse_sample_size(entry: dict[str, Any] | None) -> SampleSize | None:
+    """Returns the SampleSize in a metrics.json, or None if there is none, as in those of earlier versions."""
+    if entry is None:
+        return None
+    return SampleSize(median=float(entry["median"]), num_below_50=int(entry["num_below_50"]))
 
 
 def used_verified_data(entries: dict[str, Any]) -> bool:
@@ -159,13 +182,15 @@ def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
 def is_evaluated(run_folder: Path, num_samples: int) -> bool:
     """Returns whether a run's metrics are those of its newest checkpoint, with num_samples or more per image.
 
-    Damaged metrics do not count, so that evaluate.py replaces them.
+    Damaged metrics and NLLs of earlier versions do not count, so that evaluate.py replaces them.
     """
     try:
         metrics = read_metrics(run_folder)
     except runs.RunError:
         return False
     if metrics is None:
+        return False
+    if metrics.nll is not None and metrics.effective_sample_size is None:
         return False
     return metrics.epoch == runs.saved_epoch(run_folder) and metrics.num_samples >= num_samples
 

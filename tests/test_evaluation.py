@@ -1,10 +1,10 @@
-"""What is measured on the test set: the ELBO and the active units."""
+"""What is measured on the test set: the ELBO, the NLLs and the active units."""
 
 import numpy as np
 import pytest
 
 import datasets
-from vae import evaluation, model
+from vae import evaluation, importance, model
 from vae.randomness import TEST_SEED, generator
 
 
@@ -84,3 +84,30 @@ def test_active_units_are_those_whose_means_vary(data):
     metrics = evaluation.compute_metrics(vae, data.test_images, num_samples=2)
     assert metrics["active_units"] == [0, 2]
     assert metrics["bits_per_dim"] == {"elbo": None, "nll": None, "nll_of_q": None}
+
+
+def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
+    vae = create("bernoulli")
+    images = data.test_images[:40]
+    calls = []
+    metrics = evaluation.compute_metrics(vae, images, num_samples=60, on_image=lambda: calls.append(1))
+    assert len(calls) == 40
+    assert metrics["num_samples"] == metrics["num_samples_of_q"] == 60
+
+    x = evaluation.prepare_test(vae.likelihood, images)
+    weights = np.array(list(importance.log_weights(vae, x, evaluation.posteriors(vae, x), 60)))
+    sizes = np.array([[importance.effective_sample_size(row) for row in rows] for rows in weights])
+    for row, name in enumerate(("nll_of_q", "nll")):
+        nlls = -np.log(np.exp(weights[:, row]).mean(axis=-1))
+        assert metrics[name]["mean"] == pytest.approx(nlls.mean(), rel=1e-5)
+        assert metrics[name]["standard_error"] == pytest.approx(nlls.std(ddof=1) / np.sqrt(40), rel=1e-3)
+        errors = importance.estimator_error(sizes[:, row], 60)
+        assert metrics[name]["estimator_error"] == pytest.approx(np.sqrt(np.sum(errors**2)) / 40, rel=1e-3)
+    sample_size = metrics["effective_sample_size"]
+    assert sample_size["median"] == pytest.approx(np.median(sizes[:, 1]), rel=1e-3)
+    assert sample_size["num_below_50"] == np.sum(sizes[:, 1] < 50)
+
+
+def test_without_a_likelihood_there_is_no_nll(data):
+    metrics = evaluation.compute_metrics(create("cross_entropy"), data.test_images[:10], num_samples=2)
+    assert metrics["nll"] is metrics["nll_of_q"] is metrics["effective_sample_size"] is None

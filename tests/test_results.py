@@ -84,8 +84,49 @@ def test_metrics_are_verified_if_model_and_evaluation_used_verified_data(entries
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS | entries))
     metrics = results.read_metrics(tmp_path)
     assert metrics.data_verified is data_verified
-    assert metrics.elbo == (-2.5, 0.25, None)
+    assert metrics.elbo == (-2.5, 0.25, None, None)
     assert (metrics.epoch, metrics.num_samples, metrics.num_active_units) == (7, 3, 2)
+
+
+OLD_NLLS = {
+    "epoch": 4,
+    "num_samples": 5000,
+    "num_samples_of_q": 1000,
+    "nll": {"mean": 87.0, "standard_error": 0.5},
+    "nll_of_q": {"mean": 88.0, "standard_error": 0.5},
+    "bits_per_dim": {"elbo": None, "nll": None, "nll_of_q": None},
+}
+NEW_NLLS = OLD_NLLS | {
+    "num_samples_of_q": 5000,
+    "nll": {"mean": 87.0, "standard_error": 0.5, "estimator_error": 0.0123},
+    "nll_of_q": {"mean": 88.0, "standard_error": 0.5, "estimator_error": 0.25},
+    "effective_sample_size": {"median": 812.4, "num_below_50": 3},
+}
+
+
+def test_the_page_shows_both_nlls_and_how_they_were_estimated(report, digits):
+    assert report("--epochs_scale", "0.25") == 0
+    path = digits / "metrics.json"
+    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
+    text = page.describe_result(DIGITS.config)
+    assert (text.nll, text.nll_error) == ("87.00 ± 0.50", "0.012")
+    assert (text.nll_of_q, text.nll_of_q_error) == ("88.00 ± 0.50", "0.250")
+    assert (text.samples, text.effective_sample_size, text.num_below_50) == ("5000", "812", "3")
+
+    path.write_text(json.dumps(METRICS | VERIFIED | OLD_NLLS))
+    text = page.describe_result(DIGITS.config)
+    assert (text.nll, text.nll_of_q, text.samples) == ("87.00 ± 0.50", "88.00 ± 0.50", "5000 / 1000")
+    assert (text.nll_error, text.effective_sample_size, text.num_below_50) == ("", "", "")
+
+
+def test_the_nlls_of_earlier_versions_are_estimated_again(report, digits):
+    assert report() == 0
+    run = Path("checkpoints") / digits.name
+    path = run / "metrics.json"
+    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
+    assert results.is_evaluated(run, num_samples=5000)
+    path.write_text(json.dumps(METRICS | VERIFIED | OLD_NLLS))
+    assert not results.is_evaluated(run, num_samples=3)
 
 
 def test_damaged_metrics_are_reported_with_their_path(tmp_path):

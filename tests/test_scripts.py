@@ -702,6 +702,12 @@ def test_evaluate_writes_what_it_prints(options, num_samples, has_nll, workspace
     assert elbo["mean"] == pytest.approx(runs.read_history(folder)[0].test_elbo, rel=1e-6)
     assert (metrics["nll"] is not None) == has_nll
     assert ("is not a likelihood" in output) == (not has_nll)
+    assert ("compare the NLL of q(z|x) with the literature" in output) == has_nll
+    if has_nll:
+        nll = metrics["nll"]
+        assert f"{nll['mean']:.2f} +- {nll['standard_error']:.2f} nats" in output
+        assert f"estimated to {nll['estimator_error']:.3f} nats" in output
+        assert f"below 50 for {metrics['effective_sample_size']['num_below_50']} images" in output
     assert set(metrics["active_units"]) <= {0, 1}
     assert metrics["model"] == metrics["evaluation"] == {"data_verified": True, "versions": runs.library_versions()}
 

@@ -5,7 +5,7 @@ The formulas are elsewhere: the ELBO's in vae.model, the NLL's in vae.importance
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -97,8 +97,15 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """Returns what evaluate.py reports for test images uint8 [n, h, w, c], as a dict that JSON can hold.
 
-    "elbo", "log_likelihood", "kl", "nll" and "nll_of_q" (the estimate from the samples of q(z|x) alone) have the mean
-    over the images and its standard error, in nats. The two NLLs are None if log_prob is not a likelihood.
+    "elbo", "log_likelihood", "kl", "nll" and "nll_of_q" have the mean over the images and its "standard_error", in
+    nats. The standard error comes from the spread over the images.
+
+    "nll_of_q" is the literature's estimate, from num_samples samples of q(z|x). "nll" is the better one, from as many
+    samples of the mixture of vae.importance. In expectation, both are upper bounds on the true NLL. Their
+    "estimator_error" is the standard error that comes from the importance samples. "effective_sample_size" has the
+    median over the images of that of "nll", and the number of images where it is below 50. These entries are None if
+    log_prob is not a likelihood.
+
     "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the indices of the latents in use (Burda et al.
     2016, section 4.2). on_image() is called after the importance samples of each image.
     """
@@ -108,41 +115,58 @@ def compute_metrics(
     metrics: dict[str, Any] = {
         "num_images": len(x),
         "num_samples": num_samples,
-        "num_samples_of_q": math.ceil(num_samples / len(importance.SPREADS)),
+        "num_samples_of_q": num_samples,
         "seed": TEST_SEED,
         "elbo": summarize(elbo.value),
         "log_likelihood": summarize(elbo.log_likelihood),
         "kl": summarize(elbo.kl),
         "nll": None,
         "nll_of_q": None,
+        "effective_sample_size": None,
     }
     d = math.prod(model.image_shape)
     bits_per_dim = {"elbo": model.likelihood.bits_per_dim(-metrics["elbo"]["mean"], d)}
     if model.likelihood.normalized:
-        nll, nll_of_q = estimate_nlls(model, x, posterior, num_samples, on_image)
-        for name, values in (("nll", nll), ("nll_of_q", nll_of_q)):
-            metrics[name] = summarize(values)
+        of_q, of_mixture = estimate_nlls(model, x, posterior, num_samples, on_image)
+        for name, estimates in (("nll", of_mixture), ("nll_of_q", of_q)):
+            metrics[name] = {**summarize(estimates.nll), "estimator_error": estimates.error_of_mean(num_samples)}
             bits_per_dim[name] = model.likelihood.bits_per_dim(metrics[name]["mean"], d)
+        metrics["effective_sample_size"] = {
+            "median": float(np.median(of_mixture.effective_sample_size)),
+            "num_below_50": int(np.sum(of_mixture.effective_sample_size < 50)),
+        }
     metrics["bits_per_dim"] = bits_per_dim
     metrics["active_units"] = np.flatnonzero(posterior.mean.var(axis=0) > ACTIVE_VARIANCE).tolist()
     return metrics
 
 
+class NllEstimates(NamedTuple):
+    """The estimated NLLs of images, [n] in nats, and the effective sizes of their importance samples, [n]."""
+
+    nll: np.ndarray
+    effective_sample_size: np.ndarray
+
+    def error_of_mean(self, num_samples: int) -> float:
+        """Returns the standard error of the mean NLL that comes from the importance samples, in nats."""
+        errors = importance.estimator_error(self.effective_sample_size, num_samples)
+        return float(np.sqrt(np.sum(errors**2)) / len(errors))
+
+
 def estimate_nlls(
     model: VAE, x: np.ndarray, posterior: Posterior, num_samples: int, on_image: Callable[[], object]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each image's NLL in nats, [n]: from all samples, and from those of q(z|x) alone."""
-    nll = np.empty(len(x))
-    nll_of_q = np.empty(len(x))
-    log_weights = importance.log_weights(model, x, posterior, num_samples)
-    for image, (under_mixture, under_q) in enumerate(log_weights):
-        nll[image] = importance.importance_sampled_nll(under_mixture)
-        nll_of_q[image] = importance.importance_sampled_nll(under_q[:: len(importance.SPREADS)])
+) -> tuple[NllEstimates, NllEstimates]:
+    """Returns the estimates from num_samples samples of q(z|x), and from as many of the mixture of vae.importance."""
+    nlls = []
+    sizes = []
+    for image_log_weights in importance.log_weights(model, x, posterior, num_samples):
+        nlls.append([importance.importance_sampled_nll(row) for row in image_log_weights])
+        sizes.append([importance.effective_sample_size(row) for row in image_log_weights])
         on_image()
-    return nll, nll_of_q
+    of_q, of_mixture = (NllEstimates(*columns) for columns in zip(np.array(nlls).T, np.array(sizes).T, strict=True))
+    return of_q, of_mixture
 
 
 def summarize(values: np.ndarray) -> dict[str, float]:
-    """Returns the mean over the images and its standard error."""
+    """Returns the mean over the images and its standard error, which comes from how much they differ."""
     standard_error = values.std(dtype=np.float64, ddof=1) / math.sqrt(len(values))
     return {"mean": float(values.mean(dtype=np.float64)), "standard_error": float(standard_error)}

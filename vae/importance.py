@@ -1,10 +1,14 @@
-"""Importance sampling of log p(x).
+"""Importance sampling of log p(x), in two ways.
 
-q(z|x) is often too narrow for test images, so that its samples alone would miss most of p(x). The proposal here is a
-mixture of q(z|x) and of wider copies of it.
+The literature takes the samples from q(z|x) (Burda et al. 2016, arXiv:1509.00519, equation 8). On test images q(z|x) is
+often too narrow and too far off, and its samples miss much of p(x). The better way takes them from a mixture around a
+Gaussian that vae.gaussian_fit fits to the posterior p(z|x) of each image.
 
-Symbols: L is the number of latents, d the number of an image's pixels, S = len(SPREADS) the parts of the mixture, and
-K the number of samples per image.
+In both, the mean of the weights is an unbiased estimate of p(x). By Jensen's inequality, its negative logarithm is an
+upper bound on the NLL, -log p(x), in expectation.
+
+Symbols: L is the number of latents, F the number of those that are fitted, d the number of an image's pixels, and K the
+number of samples per image in each way.
 """
 
 import math
@@ -14,12 +18,15 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
+from vae.gaussian_fit import Fit, compile_fit, count_fitted, log_joint
 from vae.model import VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
 
-# The widths of the mixture's parts, in standard deviations of q(z|x). The first part is q(z|x) itself.
-SPREADS = (1, 2**0.5, 2, 8**0.5, 4)
+# What a sample is drawn from: a multivariate t around the fitted Gaussian, the encoder's q(z|x), or the prior p(z).
+FITTED, ENCODER, PRIOR = range(3)
+# The parts of the mixture, which are sampled in turn.
+MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
 
 # How many samples are decoded at once: fewer of images larger than those of the report's data sets.
 MAX_ROWS = 2500
@@ -31,74 +38,113 @@ def log_weights(
 ) -> Iterator[np.ndarray]:
     """Yields log w_k = log p(x|z_k) + log p(z_k) - log r(z_k) image by image, [2, K], for two densities r.
 
-    In the first row, r is the mixture that all z_k are drawn from: q(z|x), and the same with SPREADS times its standard
-    deviations (but none is widened beyond the prior's 1). The parts are sampled in turn. The mixture's weights are at
-    most those under any one part, over that part's share (Hesterberg 1995, "Weighted average importance sampling and
-    defensive mixture distributions"; Veach & Guibas 1995, the balance heuristic).
+    In the first row, r is q(z|x), and the z_k are samples of it (Burda et al. 2016).
 
-    In the second row, r = q(z|x). Every S-th z_k is a sample of it: log_weights[1, ::S] are those of Burda et al. 2016.
+    In the second row, r is the mixture, and the z_k are K other samples. The weights are at most p(x|z_k) over the
+    share of the prior (Hesterberg 1995, "Weighted average importance sampling and defensive mixture distributions";
+    Veach & Guibas 1995, the balance heuristic). The fit does not depend on the samples, so the estimate is unbiased.
 
     x: prepared images [n, d]; posterior: their q(z|x), [n, L]. Each image has a noise stream of its own, drawn in the
     order of the samples, so that neither the other images nor max_rows change its weights.
     """
+    parts = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
     max_rows_of_size = max(1, MAX_PIXELS // x.shape[1])
-    num_rows = min(max_rows, max_rows_of_size, num_samples)
-    compute_log_weights = compile_log_weights(model, num_samples, num_rows)
-    draws = prefetch(draw_noise(model.latent_dim, len(x), num_samples=num_samples, num_rows=num_rows))
+    num_rows = min(max_rows, max_rows_of_size, len(parts))
+    fit_posterior = compile_fit(model)
+    compute_log_weights = compile_log_weights(model, num_samples)
+    draws = prefetch(draw_noise(model.latent_dim, len(x), parts, num_rows))
     for image, mean, log_std in zip(x, posterior.mean, posterior.log_std, strict=True):
+        fit = fit_posterior(image, mean, log_std)
         weights = []
-        for _ in range(0, num_samples, num_rows):
-            noise, part = next(draws)
-            weights.append(compute_log_weights(image, mean, log_std, noise, part).numpy())
-        yield np.concatenate(weights, axis=1)[:, :num_samples]
+        for _ in range(0, len(parts), num_rows):
+            noise, stretch, part = next(draws)
+            weights.append(compute_log_weights(image, mean, log_std, fit, noise, stretch, part).numpy())
+        under_q, under_mixture = np.concatenate(weights, axis=1)
+        yield np.stack([under_q[:num_samples], under_mixture[num_samples : 2 * num_samples]])
 
 
 def draw_noise(
-    latent_dim: int, num_images: int, num_samples: int, num_rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields noise [num_rows, L] and the part of the mixture that each row belongs to, [num_rows].
+    latent_dim: int, num_images: int, parts: np.ndarray, num_rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields noise [num_rows, L], the stretch that makes it a t, [num_rows], and the part of each row, [num_rows].
 
     The last draw of an image is filled up with zeros.
     """
-    parts = np.arange(num_samples) % len(SPREADS)
+    freedom = degrees_of_freedom(latent_dim)
     for image in range(num_images):
         rng = generator(TEST_SEED, "importance", image)
-        for first in range(0, num_samples, num_rows):
-            part = parts[first : first + num_rows]
-            noise = rng.standard_normal((len(part), latent_dim), dtype=np.float32)
-            missing = (0, num_rows - len(part))
-            yield np.pad(noise, (missing, (0, 0))), np.pad(part, missing)
+        stretch = np.sqrt(freedom / rng.chisquare(freedom, len(parts)))
+        for first in range(0, len(parts), num_rows):
+            rows = slice(first, first + num_rows)
+            noise = rng.standard_normal((len(parts[rows]), latent_dim), dtype=np.float32)
+            missing = (0, num_rows - len(noise))
+            yield np.pad(noise, (missing, (0, 0))), np.pad(stretch[rows], missing), np.pad(parts[rows], missing)
 
 
-def compile_log_weights(model: VAE, num_samples: int, num_rows: int) -> Callable[..., tf.Tensor]:
-    """Returns a compiled function of an image [d], its mean and log_std [L], noise [num_rows, L] and parts [num_rows].
+def degrees_of_freedom(latent_dim: int) -> float:
+    """Returns those of the t: few for heavy tails, but more with more latents, where few would scatter too widely."""
+    return max(5.0, count_fitted(latent_dim) / 2)
 
-    It returns the log weights, [2, num_rows]: under the mixture, and under q(z|x).
+
+def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor]:
+    """Returns a compiled function of an image [d], its mean and log_std [L], its Fit, and what draw_noise yields.
+
+    It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
+    float64, as p(z|x) can be very narrow.
     """
-    # With fewer samples than parts, the parts that are never sampled have no share.
-    log_spreads = np.log(SPREADS[:num_samples]).astype(np.float32)[:, None]
-    counts = np.bincount(np.arange(num_samples) % len(SPREADS))
-    log_shares = np.log(counts / num_samples).astype(np.float32)
+    latent_dim = model.latent_dim
+    num_fitted = count_fitted(latent_dim)
+    freedom = degrees_of_freedom(latent_dim)
+    # The constant of the t, without the (2 pi)^(-F/2) that it has in the limit of the Gaussian.
+    log_constant = (
+        math.lgamma((freedom + num_fitted) / 2) - math.lgamma(freedom / 2) - num_fitted / 2 * math.log(freedom / 2)
+    )
+    # With few samples, the parts that are never sampled have no share.
+    counts = np.bincount(np.resize(MIXTURE, num_samples), minlength=len(set(MIXTURE)))
+    with np.errstate(divide="ignore"):
+        log_shares = np.log(counts / num_samples)
 
     @tf.function(jit_compile=model.jit_compile, autograph=False)
     def compute_log_weights(
-        image: tf.Tensor, mean: tf.Tensor, log_std: tf.Tensor, noise: tf.Tensor, part: tf.Tensor
+        image: tf.Tensor,
+        mean: tf.Tensor,
+        log_std: tf.Tensor,
+        fit: Fit,
+        noise: tf.Tensor,
+        stretch: tf.Tensor,
+        part: tf.Tensor,
     ) -> tf.Tensor:
-        # log std_s = log std + log spread_s, but at most max(log std, 0)                                       [S, L]
-        log_stds = tf.minimum(log_std + log_spreads, tf.maximum(log_std, 0.0))
-        # z_k = mean + std_part(k) noise_k                                                               [num_rows, L]
-        z = Posterior(mean, tf.gather(log_stds, part)).sample(noise)
+        noise = tf.cast(noise, tf.float64)
+        q = Posterior(tf.cast(mean, tf.float64), tf.cast(log_std, tf.float64))
+        is_fitted = tf.reduce_any(tf.range(latent_dim) == fit.latents[:, None], axis=0)
+
+        # Each latent of the t: fit.mean + C'^-1 noise stretch if it is fitted, and as in q(z|x) if not  [num_rows, L]
+        z_of_q = q.sample(noise)
+        t_noise = tf.gather(noise, fit.latents, axis=1) * stretch[:, None]
+        deviation = tf.transpose(tf.linalg.triangular_solve(fit.factor, tf.transpose(t_noise), adjoint=True))
+        index_if_fitted = tf.cumsum(tf.cast(is_fitted, tf.int32)) - 1
+        index = tf.where(is_fitted, index_if_fitted, num_fitted + tf.range(latent_dim))
+        z_of_t = tf.gather(tf.concat([fit.mean + deviation, z_of_q], axis=1), index, axis=1)
+        # z_k                                                                                           [num_rows, L]
+        z = tf.gather(tf.stack([z_of_t, z_of_q, noise], axis=1), part, batch_dims=1)
 
         # The factor (2 pi)^(-L/2) of p(z) and of each part cancels in the weight, and is left out below.
-        # log p(x, z_k) = log p(x|z_k) - 1/2 |z_k|^2                                                        [num_rows]
-        x = tf.broadcast_to(tf.cast(image, tf.float32), (num_rows, image.shape[0]))
-        log_joint = model.likelihood.log_prob(x, model.decode(z)) - 0.5 * tf.reduce_sum(tf.square(z), axis=-1)
-        # log r_s(z_k) = -1/2 |(z_k - mean) / std_s|^2 - sum log std_s                                   [num_rows, S]
-        squared_distances = tf.reduce_sum(tf.square((z[:, None] - mean) / tf.exp(log_stds)), axis=-1)
-        log_densities = -0.5 * squared_distances - tf.reduce_sum(log_stds, axis=-1)
-        # log r(z_k) = log sum_s share_s r_s(z_k)                                                           [num_rows]
-        log_mixture = tf.reduce_logsumexp(log_shares + log_densities, axis=-1)
-        return log_joint - tf.stack([log_mixture, log_densities[:, 0]])
+        # log q(z_k) = sum over the latents of -1/2 ((z_k - mean) / std)^2 - log std                    [num_rows, L]
+        log_q = -0.5 * tf.square((z - q.mean) / tf.exp(q.log_std)) - q.log_std
+        log_q_of_the_rest = tf.where(is_fitted, tf.zeros_like(log_q), log_q)
+        # log t(z_k) = log constant + log |C| - (freedom + F)/2 log(1 + |C'(z_k - fit.mean)|^2 / freedom)   [num_rows]
+        whitened = tf.matmul(tf.gather(z, fit.latents, axis=1) - fit.mean, fit.factor)
+        log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(fit.factor)))
+        log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / freedom)
+        log_t = log_constant + log_volume - (freedom + num_fitted) / 2 * log_tail
+        log_parts = [
+            log_t + tf.reduce_sum(log_q_of_the_rest, axis=-1),
+            tf.reduce_sum(log_q, axis=-1),
+            -0.5 * tf.reduce_sum(tf.square(z), axis=-1),
+        ]
+        # log r(z_k) = log sum_parts share r_part(z_k)                                                     [num_rows]
+        log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_parts, axis=-1), axis=-1)
+        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_parts[ENCODER], log_mixture])
 
     return compute_log_weights
 
@@ -106,6 +152,23 @@ def compile_log_weights(model: VAE, num_samples: int, num_rows: int) -> Callable
 def importance_sampled_nll(image_log_weights: np.ndarray) -> float:
     """Returns -log(1/K sum_k w_k) in nats for one image's log weights, [K].
 
-    Burda et al. 2016, arXiv:1509.00519, equation 8.
+    In expectation, it is an upper bound on the NLL (Burda et al. 2016, arXiv:1509.00519, equation 8 and theorem 1).
     """
-    return math.log(len(image_log_weights)) - float(logsumexp(image_log_weights.astype(np.float64)))
+    return math.log(len(image_log_weights)) - float(logsumexp(image_log_weights))
+
+
+def effective_sample_size(image_log_weights: np.ndarray) -> float:
+    """Returns (sum_k w_k)^2 / sum_k w_k^2 for one image's log weights, [K] (Kong 1992).
+
+    It lies between 1, where one sample has all the weight, and K, where all samples have the same.
+    """
+    return math.exp(2 * logsumexp(image_log_weights) - logsumexp(2 * image_log_weights))
+
+
+def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
+    """Returns the standard error of importance_sampled_nll, in nats, to first order (the delta method).
+
+    It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If these are only a few
+    samples, the true error can be larger.
+    """
+    return np.sqrt(np.maximum(1 / effective_sample_size - 1 / num_samples, 0.0))

@@ -16,10 +16,11 @@ PURPOSES = (
     "test_noise",  # evaluation.make_elbo_evaluator
     "draw",  # make_pictures.py; its seed is --draw_seed
     "importance",  # importance.draw_noise; index: the image
+    "fit",  # gaussian_fit.compile_fit
 )
 
-# The seed of the test set's binarization or noise, of its z in the test ELBO, and of the importance samples. It is the
-# same for every run.
+# The seed of the test set's binarization or noise, of its z in the test ELBO, and of the importance samples and their
+# proposal. It is the same for every run.
 TEST_SEED = 0
 
 

@@ -1,0 +1,95 @@
+"""The Gaussian that is fitted to the posterior of an image."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import logit
+from test_importance import create_for_digits, linear_gaussian
+
+import datasets
+from vae import evaluation, gaussian_fit
+from vae.likelihoods import LOGIT_SQUEEZE
+
+
+@pytest.fixture(scope="module")
+def images():
+    return datasets.load("digits").test_images
+
+
+def fit_image(model, x):
+    """Returns the Fit of the first of the prepared images x, in NumPy, and the q(z|x) of all of them."""
+    posterior = evaluation.posteriors(model, x)
+    fit = gaussian_fit.compile_fit(model)(x[0], posterior.mean[0], posterior.log_std[0])
+    return gaussian_fit.Fit(*[part.numpy() for part in fit]), posterior
+
+
+def test_the_fit_of_a_linear_gaussian_model_is_its_exact_posterior():
+    model, _ = linear_gaussian(0.01, np.random.default_rng(0))
+    x = np.random.default_rng(1).uniform(0.2, 0.8, (1, 4)).astype(np.float32)
+    fit, _ = fit_image(model, x)
+    kernel, bias = model.decoder.layers[0].get_weights()
+    weights = kernel.astype(float).reshape(2, 4, 2)[..., 0]
+    y = logit(LOGIT_SQUEEZE + (1 - 2 * LOGIT_SQUEEZE) * x[0].astype(float))
+    precision = np.eye(2) + weights @ weights.T / 0.01**2
+    mean = np.linalg.solve(precision, weights @ (y - bias.reshape(4, 2)[:, 0]) / 0.01**2)
+    assert fit.latents.tolist() == [0, 1]
+    np.testing.assert_allclose(fit.factor @ fit.factor.T, precision, rtol=1e-4)
+    np.testing.assert_allclose(fit.mean, mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["flat", "conv3"])
+def test_gradient_and_matrix_are_the_derivatives_of_the_log_joint(network, images):
+    """With relu, the decoder is linear around each point, and the Gauss-Newton matrix is minus the exact Hessian."""
+    model = create_for_digits("bernoulli", network)
+    image = tf.constant(evaluation.prepare_test(model.likelihood, images[:1])[0], tf.float32)
+    points = tf.constant(np.random.default_rng(0).standard_normal((2, 3)))
+    gradient, precision = gaussian_fit.differentiate(model, image, points, tf.eye(3, dtype=tf.float64))
+    gradients = []
+    hessians = []
+    for point in points:
+        with tf.GradientTape() as outer:
+            outer.watch(point)
+            with tf.GradientTape() as inner:
+                inner.watch(point)
+                value = gaussian_fit.log_joint(model, image, point[None])[0]
+            gradients.append(inner.gradient(value, point))
+        hessians.append(outer.jacobian(gradients[-1], point))
+    np.testing.assert_allclose(gradient, np.mean(gradients, axis=0), atol=1e-4)
+    np.testing.assert_allclose(precision, -np.mean(hessians, axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal", "logit_normal"])
+def test_the_mode_has_a_higher_density_than_the_encoders_mean_and_almost_no_gradient(likelihood, images):
+    model = create_for_digits(likelihood, activation="tanh")
+    x = evaluation.prepare_test(model.likelihood, images[:1])
+    image = tf.constant(x[0], tf.float32)
+    start = tf.cast(evaluation.posteriors(model, x).mean[0], tf.float64)
+    directions = tf.eye(3, dtype=tf.float64)
+    mode = gaussian_fit.find_mode(model, image, start, directions)
+    before, after = gaussian_fit.log_joint(model, image, tf.stack([start, mode])).numpy()
+    assert after > before
+    gradient, precision = gaussian_fit.differentiate(model, image, mode[None], directions)
+    # What a Newton step could still gain.
+    assert 0.5 * gradient.numpy() @ np.linalg.solve(precision, gradient) < 2 * gaussian_fit.SMALL_GAIN
+
+
+def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatch):
+    monkeypatch.setattr(gaussian_fit, "MAX_FITTED", 2)
+    model = create_for_digits("bernoulli", latent_dim=5)
+    x = evaluation.prepare_test(model.likelihood, images[:1])
+    fit, posterior = fit_image(model, x)
+    assert fit.latents.tolist() == sorted(np.argsort(posterior.log_std[0])[:2])
+    assert fit.mean.shape == (2,)
+    assert fit.factor.shape == (2, 2)
+
+
+@pytest.mark.parametrize("network", ["flat", "conv3"])
+def test_if_a_number_overflows_the_fit_is_q(network, images):
+    model = create_for_digits("normal", network)
+    kernels = [layer.kernel for layer in model.decoder.layers if hasattr(layer, "kernel")]
+    for kernel in kernels[:2]:
+        kernel.assign(1e30 * kernel)
+    x = evaluation.prepare_test(model.likelihood, images[:1])
+    fit, posterior = fit_image(model, x)
+    np.testing.assert_allclose(fit.mean, posterior.mean[0])
+    np.testing.assert_allclose(fit.factor, np.diag(np.exp(-posterior.log_std[0])), rtol=1e-6)

@@ -1,0 +1,173 @@
+"""Fits a Gaussian to the posterior p(z|x) of one image. vae.importance takes its samples from there.
+
+Symbols: L is the number of latents, F the number of those that are fitted, M a number of points z, d the number of an
+image's pixels, and P the decoder outputs per pixel.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from vae.likelihoods import Likelihood
+from vae.model import VAE, Posterior
+from vae.randomness import TEST_SEED, generator
+
+# If there are more latents than this, only those with the smallest standard deviations in q(z|x) are fitted. The fit of
+# an image takes the time of some 60 F decoded images, and memory for 2 F d P + F^2 numbers.
+MAX_FITTED = 128
+
+# The search for the mode ends after this many steps, or with the first one that gains no more than this many nats.
+MAX_STEPS = 20
+SMALL_GAIN = 0.1
+# The lengths that are tried for each step, relative to the Gauss-Newton step. The last one is to stay.
+STEP_LENGTHS = (1, 2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8, 0)
+
+# The curvature is averaged over this many pairs of points.
+NUM_PAIRS = 10
+
+
+class Fit(NamedTuple):
+    """A Gaussian that approximates p(z|x) in the fitted latents.
+
+    latents: the indices of these latents, in increasing order, [F]. mean: [F]. factor: the lower triangular matrix C
+    for which C C' is the inverse of the covariance, [F, F]. Mean and factor are float64.
+    """
+
+    latents: tf.Tensor
+    mean: tf.Tensor
+    factor: tf.Tensor
+
+
+def count_fitted(latent_dim: int) -> int:
+    """Returns F for L = latent_dim."""
+    return min(latent_dim, MAX_FITTED)
+
+
+def compile_fit(model: VAE) -> Callable[..., Fit]:
+    """Returns a compiled function of an image [d], and of the mean and log_std of its q(z|x), [L] each: its Fit.
+
+    First, the mode of p(x, z) is found. The curvature there would give Laplace's approximation, but a network of relus
+    has kinks, and the mode is often at one. So the curvature is averaged: in each round, two opposite points are drawn
+    from the current Gaussian. The inverse covariance becomes the mean of the curvatures at all points so far, and the
+    mean moves by ever shorter Newton steps. Up to the decoder's own curvature, this leads to the Gaussian with the
+    smallest KL(Gaussian || p(z|x)) (Opper & Archambeau 2009, "The variational Gaussian approximation revisited").
+
+    The points are drawn with the same noise for all images. If a number overflows, the Fit is q(z|x).
+    """
+    num_fitted = count_fitted(model.latent_dim)
+    pair_noise = generator(TEST_SEED, "fit").standard_normal((NUM_PAIRS, num_fitted))
+
+    # This is not for XLA, whose Cholesky factorization is slow.
+    @tf.function(autograph=False)
+    def fit_posterior(image: tf.Tensor, mean: tf.Tensor, log_std: tf.Tensor) -> Fit:
+        image = tf.cast(image, tf.float32)
+        q = Posterior(tf.cast(mean, tf.float64), tf.cast(log_std, tf.float64))
+        latents = tf.sort(tf.argsort(log_std)[:num_fitted])
+        directions = tf.one_hot(latents, model.latent_dim, dtype=tf.float64)
+
+        center = find_mode(model, image, q.mean, directions)
+        _, precision = differentiate(model, image, center[None], directions)
+
+        def average_over_pair(
+            index: tf.Tensor, center: tf.Tensor, precision: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            noise = tf.gather(tf.constant(pair_noise), index)
+            deviation = tf.linalg.triangular_solve(tf.linalg.cholesky(precision), noise[:, None], adjoint=True)[:, 0]
+            offset = tf.linalg.matvec(directions, deviation, transpose_a=True)
+            gradient, pair_precision = differentiate(
+                model, image, tf.stack([center + offset, center - offset]), directions
+            )
+            weight = 1 / tf.cast(index + 1, tf.float64)
+            precision += weight * (pair_precision - precision)
+            center += weight * newton_step(gradient, precision, directions)
+            return index + 1, center, precision
+
+        _, center, precision = tf.while_loop(
+            lambda index, *_: index < NUM_PAIRS, average_over_pair, (0, center, precision)
+        )
+        fit = Fit(latents, tf.gather(center, latents), tf.linalg.cholesky(precision))
+        fit_of_q = Fit(latents, tf.gather(q.mean, latents), tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents))))
+        has_converged = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
+        return tf.nest.map_structure(lambda part, part_of_q: tf.where(has_converged, part, part_of_q), fit, fit_of_q)
+
+    return fit_posterior
+
+
+def find_mode(model: VAE, image: tf.Tensor, start: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+    """Returns the point near a mode of p(x, z), [L], that Gauss-Newton steps from `start`, [L], lead to."""
+    lengths = tf.constant(STEP_LENGTHS, tf.float64)[:, None]
+
+    def climb(num_steps: tf.Tensor, z: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        gradient, precision = differentiate(model, image, z[None], directions)
+        candidates = z + lengths * newton_step(gradient, precision, directions)
+        values = log_joint(model, image, candidates)
+        values = tf.where(tf.math.is_finite(values), values, -math.inf)
+        best = tf.argmax(values)
+        return num_steps + 1, tf.gather(candidates, best), tf.gather(values, best) - values[-1]
+
+    def goes_on(num_steps: tf.Tensor, z: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+        return (num_steps < MAX_STEPS) & (gain > SMALL_GAIN)
+
+    _, mode, _ = tf.while_loop(goes_on, climb, (0, start, tf.constant(math.inf, tf.float64)))
+    return mode
+
+
+def newton_step(gradient: tf.Tensor, precision: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+    """Returns the step in z, [L], that solves precision step = gradient in the fitted latents."""
+    step = tf.linalg.cholesky_solve(tf.linalg.cholesky(precision), gradient[:, None])[:, 0]
+    return tf.linalg.matvec(directions, step, transpose_a=True)
+
+
+def log_joint(model: VAE, image: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    """Returns log p(x|z) - 1/2 |z|^2, [M] in nats, for an image [d] and points z [M, L].
+
+    This is log p(x, z) without the constant L/2 log(2 pi).
+    """
+    x = tf.broadcast_to(image, (z.shape[0], image.shape[0]))
+    log_likelihood = model.likelihood.log_prob(x, model.decode(tf.cast(z, tf.float32)))
+    return tf.cast(log_likelihood, tf.float64) - 0.5 * tf.reduce_sum(tf.square(z), axis=-1)
+
+
+def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the gradient of log p(x, z) in the fitted latents, [F], and the Gauss-Newton matrix I + J'DJ, [F, F].
+
+    Both are averaged over the points z, [M, L]. J is the decoder's Jacobian, and D the likelihood's curvature in the
+    decoder's outputs, without what is not positive. So the matrix has an inverse.
+    """
+    num_fitted = directions.shape[0]
+    # TensorFlow differentiates each row in one direction, so each point is repeated F times.
+    rows = tf.repeat(tf.cast(z, tf.float32), num_fitted, axis=0)
+    tangents = tf.tile(tf.cast(directions, tf.float32), (z.shape[0], 1))
+    with tf.autodiff.ForwardAccumulator(rows, tangents) as accumulator:
+        params = model.decode(rows)
+    jacobian = tf.reshape(tf.cast(accumulator.jvp(params), tf.float64), (z.shape[0], num_fitted, -1))
+
+    slopes, curvatures = differentiate_pixels(model.likelihood, image, params[::num_fitted])
+    slopes = tf.reshape(tf.cast(slopes, tf.float64), (z.shape[0], -1))
+    curvatures = tf.reshape(tf.cast(curvatures, tf.float64), (z.shape[0], 1, -1))
+    # In float32, rounding could make the sum of a large J'DJ and I singular.
+    gradients = tf.linalg.matvec(jacobian, slopes) - tf.linalg.matvec(directions, z)
+    precisions = tf.matmul(jacobian * tf.maximum(curvatures, 0.0), jacobian, transpose_b=True)
+    identity = tf.eye(num_fitted, dtype=tf.float64)
+    return tf.reduce_mean(gradients, axis=0), tf.reduce_mean(precisions, axis=0) + identity
+
+
+def differentiate_pixels(likelihood: Likelihood, image: tf.Tensor, params: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the derivative of log p(x|z) by each decoder output, and minus its second derivative.
+
+    image: [d]; params and both results: [M, d, P].
+    """
+    x = tf.broadcast_to(image, (params.shape[0], image.shape[0]))
+    curvatures = []
+    for parameter in range(likelihood.num_params):
+        # log p(x|z) is a sum over the pixels, so one derivative in the direction of all has that of each.
+        direction = tf.ones_like(params) * tf.one_hot(parameter, likelihood.num_params)
+        with tf.autodiff.ForwardAccumulator(params, direction) as accumulator:
+            with tf.GradientTape() as tape:
+                tape.watch(params)
+                log_likelihood = likelihood.log_prob(x, params)
+            slopes = tape.gradient(log_likelihood, params)
+        curvatures.append(-accumulator.jvp(slopes)[..., parameter])
+    return slopes, tf.stack(curvatures, axis=-1)
