@@ -10,9 +10,8 @@ const [height, width, numChannels] = data.image_shape;
 const numLatents = data.latents.order.length;
 const numInUse = data.latents.num_in_use;
 
-// How many decoded images a strip has: along a latent, and from A to B
-const STEPS_ALONG_LATENT = 7;
-const STEPS_FROM_A_TO_B = 7;
+// style.css has this number too: there, the ends of a slider are at the middle of the first image and of the last one.
+const IMAGES_PER_STRIP = 7;
 // The strips and the address follow once the point has rested for this long.
 const REST_MILLISECONDS = 150;
 // The time from A to B. With reduced motion the point does not glide, but jumps this often.
@@ -28,6 +27,7 @@ const PAIR_SIZE = [116, 84];
 const STRIP_IMAGE_SIZE = [64, 48];
 const THUMBNAIL_SIZE = [64, 56];
 
+// As in style.css
 const wideScreen = matchMedia("(min-width: 1180px)");
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -201,9 +201,9 @@ const latentStrips = [];
 let idleRequest = 0;
 
 /* Returns a strip of a canvas. pointAt(share) is the z of the image at this share of the way, from 0 to 1. */
-function makeStrip(canvas, numImages, pointAt) {
-  setSize(canvas, STRIP_IMAGE_SIZE, numImages);
-  return { canvas, numImages, pointAt, numDrawn: 0 };
+function makeStrip(canvas, pointAt) {
+  setSize(canvas, STRIP_IMAGE_SIZE, IMAGES_PER_STRIP);
+  return { canvas, pointAt, numDrawn: 0 };
 }
 
 function forgetStrip(strip) {
@@ -224,11 +224,11 @@ function drawStrips(deadline) {
   let milliseconds;
   do {
     const started = performance.now();
-    const strip = [between, ...latentStrips].find((each) => each.numDrawn < each.numImages && isOpen(each.canvas));
+    const strip = [between, ...latentStrips].find((each) => each.numDrawn < IMAGES_PER_STRIP && isOpen(each.canvas));
     if (!strip) {
       return;
     }
-    const z = strip.pointAt(strip.numDrawn / (strip.numImages - 1));
+    const z = strip.pointAt(strip.numDrawn / (IMAGES_PER_STRIP - 1));
     paint(strip.canvas, decode(z), { left: strip.numDrawn * width });
     strip.numDrawn += 1;
     milliseconds = performance.now() - started;
@@ -245,8 +245,8 @@ function isOpen(each) {
 function makeClickable(strip, onPick) {
   strip.canvas.addEventListener("click", (event) => {
     const box = strip.canvas.getBoundingClientRect();
-    const image = Math.floor(((event.clientX - box.left) / box.width) * strip.numImages);
-    onPick(Math.min(image, strip.numImages - 1) / (strip.numImages - 1));
+    const image = Math.floor(((event.clientX - box.left) / box.width) * IMAGES_PER_STRIP);
+    onPick(Math.min(image / (IMAGES_PER_STRIP - 1), 1));
   });
 }
 
@@ -279,7 +279,8 @@ function setUpMap() {
   });
   canvas.addEventListener("pointermove", (event) => show(pointUnder(event)));
   canvas.addEventListener("pointerup", (event) => {
-    if (event.button === 0) {
+    // A press that began elsewhere is none on the map.
+    if (event.button === 0 && canvas.hasPointerCapture(event.pointerId)) {
       stopAndMoveTo(pointUnder(event));
     }
   });
@@ -344,7 +345,7 @@ function addLatent(parent, place) {
   );
 
   const along = (share) => rest.with(index, (2 * share - 1) * reach);
-  const strip = makeStrip(canvas, STEPS_ALONG_LATENT, along);
+  const strip = makeStrip(canvas, along);
   makeClickable(strip, (share) => stopAndMoveTo(along(share)));
   slider.addEventListener("input", () => stopAndMoveTo(rest.with(index, slider.valueAsNumber)));
   latentStrips.push(strip);
@@ -440,7 +441,7 @@ function setUpTestImages() {
 // At first, A and B are the first test image on the page and the last one.
 const ends = { a: meanOf(0), b: meanOf(data.test_images.rows.length - 1) };
 const betweenSlider = element("between");
-const between = makeStrip(element("between-strip"), STEPS_FROM_A_TO_B, (share) => mix(ends.a, ends.b, share));
+const between = makeStrip(element("between-strip"), (share) => mix(ends.a, ends.b, share));
 let playTimer = 0;
 let isPlaying = false;
 

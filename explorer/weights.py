@@ -6,6 +6,7 @@ Likelihood.image_squeeze.
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -65,21 +66,25 @@ def max_change(model: VAE, decoder: keras.Model, other: keras.Model, z: np.ndarr
 
 def describe_layers(decoder: keras.Model, dtype: str) -> list[dict[str, Any]]:
     """Returns the entries of the layers that have weights. Raises ValueError if decoder.js does not know one."""
-    with_weights = [layer for layer in decoder.layers if layer.weights]
-    *hidden, last = with_weights
+    last = max(place for place, layer in enumerate(decoder.layers) if layer.weights)
+    # Reshape leaves the numbers in their order, and decoder.js has no shapes between its layers.
+    hidden = [layer for layer in decoder.layers[:last] if not isinstance(layer, layers.Reshape)]
     entries = [describe_layer(layer, dtype) for layer in hidden]
-    entries.append(describe_layer(last, dtype, kept_outputs(decoder, last)))
+    kept = kept_outputs(decoder.layers[last], decoder.layers[last + 1 :])
+    entries.append(describe_layer(decoder.layers[last], dtype, kept))
     return entries
 
 
-def kept_outputs(decoder: keras.Model, last: layers.Layer) -> np.ndarray:
+def kept_outputs(last: layers.Layer, movers: Sequence[layers.Layer]) -> np.ndarray:
     """Returns which units or feature maps of the last layer with weights hold the first output of each pixel.
 
-    The layers after it only move its outputs, so it is enough to move their numbers.
+    `movers` are the layers after it. They only move its outputs, so it is enough to move their numbers.
     """
     shape = last.output.shape[1:]
     moved = np.arange(math.prod(shape), dtype=np.int32).reshape(1, *shape)
-    for layer in decoder.layers[decoder.layers.index(last) + 1 :]:
+    for layer in movers:
+        if not isinstance(layer, layers.Reshape | layers.Permute):
+            raise unknown_layer(layer)
         moved = layer(moved)
     numbers = np.asarray(moved)[0, :, 0]
     return np.unique(numbers % shape[-1])
@@ -102,10 +107,15 @@ def describe_layer(layer: layers.Layer, dtype: str, kept: np.ndarray | slice = s
             "output_shape": (*layer.output.shape[1:3], kernel.shape[2]),
         }
     else:
-        raise ValueError(f"explorer/decoder.js has no layer {layer.name!r} ({type(layer).__name__})")
+        raise unknown_layer(layer)
     entry["bias"] = encode(layer.bias.numpy()[kept], dtype)
     entry["activation"] = layer.activation.__name__
     return entry
+
+
+def unknown_layer(layer: layers.Layer) -> ValueError:
+    """Returns the error for a layer that decoder.js cannot run."""
+    return ValueError(f"explorer/decoder.js has no layer {layer.name!r} ({type(layer).__name__})")
 
 
 def encode(array: np.ndarray, dtype: str) -> str:

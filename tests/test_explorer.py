@@ -108,11 +108,13 @@ def test_only_the_outputs_that_pictures_are_made_of_are_stored():
     assert last["output_shape"] == (9, 8, 3)
 
 
-def test_a_layer_that_the_page_does_not_know_is_named():
-    example = Example()
-    example.model.decoder = keras.Sequential([keras.Input((3,)), layers.LayerNormalization(), layers.Dense(64)])
-    with pytest.raises(ValueError, match=r"no layer 'layer_normalization.*LayerNormalization"):
-        weights.describe_layers(example.model.decoder, "float32")
+@pytest.mark.parametrize("place", [1, 2])
+@pytest.mark.parametrize("unknown", [layers.LayerNormalization, layers.Activation])
+def test_a_layer_that_the_page_does_not_know_is_named(unknown, place):
+    decoder_layers = [keras.Input((3,)), layers.Dense(64), layers.Reshape((64, 1))]
+    decoder_layers.insert(place, unknown("relu") if unknown is layers.Activation else unknown())
+    with pytest.raises(ValueError, match=rf"decoder.js has no layer .* \({unknown.__name__}\)"):
+        weights.describe_layers(keras.Sequential(decoder_layers), "float32")
 
 
 @pytest.mark.parametrize("num_classes", [0, 1, 3, 10, 30])
