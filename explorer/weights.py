@@ -92,6 +92,7 @@ def kept_outputs(last: layers.Layer, movers: Sequence[layers.Layer]) -> np.ndarr
 
 def describe_layer(layer: layers.Layer, dtype: str, kept: np.ndarray | slice = slice(None)) -> dict[str, Any]:
     """Returns the entry of a layer, with the `kept` ones of its units or feature maps."""
+    entry: dict[str, Any]
     if isinstance(layer, layers.Dense):
         kernel = layer.kernel.numpy()[:, kept].T  # [units, inputs]
         entry = {"type": "dense", "kernel": encode(kernel, dtype)}
