@@ -20,7 +20,6 @@ const browserGlobals = [
   "performance",
   "requestAnimationFrame",
   "setTimeout",
-  "window",
 ];
 
 export default [

@@ -14,6 +14,8 @@ const numInUse = data.latents.num_in_use;
 const IMAGES_PER_STRIP = 7;
 // The strips and the address follow once the point has rested for this long.
 const REST_MILLISECONDS = 150;
+// Strips are drawn for this long at a time.
+const STRIP_MILLISECONDS = 8;
 // The time from A to B. With reduced motion the point does not glide, but jumps this often.
 const PLAY_MILLISECONDS = 3000;
 const PLAY_JUMPS = 8;
@@ -151,7 +153,7 @@ function render() {
 
 /* Catches up with the point after it has rested for a while. */
 function settle() {
-  drawStripsWhenIdle();
+  drawStrips();
   if (hasMoved) {
     hasMoved = false;
     history.replaceState(null, "", `#z=${rest.join(",")}`);
@@ -193,12 +195,10 @@ function setUpButtons() {
   addEventListener("hashchange", moveToAddress);
 }
 
-/* ---- Strips: decoded images along a line, drawn one by one while nothing else happens --------------------------- */
+/* ---- Strips: decoded images along a line, drawn a few at a time while the point rests --------------------------- */
 
-const requestIdle = window.requestIdleCallback ?? ((draw) => setTimeout(draw, 1, { timeRemaining: () => 0 }));
-const cancelIdle = window.cancelIdleCallback ?? clearTimeout;
 const latentStrips = [];
-let idleRequest = 0;
+let stripTimer = 0;
 
 /* Returns a strip of a canvas. pointAt(share) is the z of the image at this share of the way, from 0 to 1. */
 function makeStrip(canvas, pointAt) {
@@ -211,19 +211,14 @@ function forgetStrip(strip) {
 }
 
 function stopDrawingStrips() {
-  cancelIdle(idleRequest);
+  clearTimeout(stripTimer);
 }
 
-function drawStripsWhenIdle() {
-  stopDrawingStrips();
-  idleRequest = requestIdle(drawStrips);
-}
-
-/* Draws the next image of a strip that is on the page, and more of them while the browser has time. */
-function drawStrips(deadline) {
-  let milliseconds;
+/* Draws images of the strips that are on the page for half a frame, at least one, and goes on after a break in which
+ * the browser answers the user. (Chromium calls no idle callbacks for a long time after a tap.) */
+function drawStrips() {
+  const started = performance.now();
   do {
-    const started = performance.now();
     const strip = [between, ...latentStrips].find((each) => each.numDrawn < IMAGES_PER_STRIP && isOpen(each.canvas));
     if (!strip) {
       return;
@@ -231,9 +226,8 @@ function drawStrips(deadline) {
     const z = strip.pointAt(strip.numDrawn / (IMAGES_PER_STRIP - 1));
     paint(strip.canvas, decode(z), { left: strip.numDrawn * width });
     strip.numDrawn += 1;
-    milliseconds = performance.now() - started;
-  } while (deadline.timeRemaining() > milliseconds);
-  drawStripsWhenIdle();
+  } while (performance.now() - started < STRIP_MILLISECONDS);
+  stripTimer = setTimeout(drawStrips);
 }
 
 /* Returns whether an element is on the page, and not folded away. */

@@ -480,11 +480,15 @@ def test_the_arrow_keys_move_the_point_on_the_map(visit):
 
 def test_a_finger_on_the_map_moves_the_point(visit):
     example = Example(latent_dim=2)
-    opened = visit(example, viewport={"width": 390, "height": 844}, has_touch=True)
+    opened = visit(example, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     before = picture(opened)
+    strip = "canvas.strip:has(+ #latent-1)"
+    strip_before = canvas_bytes(opened, strip)
     opened.locator("#map").tap(position={"x": 120, "y": 90})
     assert shows(opened, example, point(opened))
     assert not np.array_equal(picture(opened), before)
+    opened.wait_for_timeout(300)
+    assert not np.array_equal(canvas_bytes(opened, strip), strip_before)
 
 
 def test_the_buttons_move_the_point(visit):
