@@ -31,10 +31,18 @@ test: .venv/installed-dev  ## run the test suite; no network, no data needed
 faults: .venv/installed-dev  ## run the slow tests: kills, full disks, fuzzing
 	$(BIN)/python -m pytest -n 0 tests/faults
 
-style: .venv/installed-dev  ## run the linter and formatter ruff, and the type checker mypy
+style: .venv/installed-dev  ## run the linters ruff and ESLint (if npm is installed), the formatter ruff and the type checker mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory explorer/node_modules && npm --prefix explorer run --silent lint; \
+		elif command -v node >/dev/null; then for file in explorer/*.js; do node --check $$file || exit 1; done; \
+		else echo "npm is not installed, so the JavaScript was not checked"; fi
+
+# No lock file is written, because it would record the addresses of the registry that the packages came from.
+explorer/node_modules: explorer/package.json
+	npm --prefix explorer install --silent --no-audit --no-fund --package-lock=false
+	@touch $@
 
 report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY)) $(REPORT_FLAGS)
@@ -43,4 +51,4 @@ benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with 
 	.venv-benchmark/bin/python -m benchmarks.run
 
 clean:  ## remove the environments and caches; data, checkpoints and pictures stay
-	rm -rf .venv .venv-benchmark .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-benchmark .pytest_cache .ruff_cache .mypy_cache explorer/node_modules

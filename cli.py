@@ -253,6 +253,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "accept data files whose sha256 is not the published one",
     },
+    "open": {
+        "action": "store_true",
+        "help": "open the page in the default browser",
+    },
     "list": {
         "action": "store_true",
         "help": "list the trained runs, and exit",
@@ -279,6 +283,7 @@ PATH_FLAGS = {
 MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
 TRAINING_FLAGS = (*MODEL_FLAGS, "restore", "overwrite", *PATH_FLAGS, "allow_unverified", "list")
 DRAWING_FLAGS = (*MODEL_FLAGS, "draw_seed", *PATH_FLAGS, "allow_unverified", "list")
+EXPLORER_FLAGS = (*DRAWING_FLAGS, "open")
 EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified", "list")
 REPORT_FLAGS = ("epochs_scale", "only", *PATH_FLAGS, "allow_unverified")
 

@@ -9,6 +9,7 @@ PICTURES = ("make_pictures",)
 SINGULAR_VALUES = ("plot_singular_values",)
 TWO_LATENTS = ("make_pictures", "plots_latent_space_2d")
 MANY_LATENTS = ("make_pictures", "plots_latent_space", "plot_singular_values")
+PAGE = ("explore",)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def wide(dataset: str = "mnist", vae_type: str = "flat_binarized", latent_dim: i
 # A name is a field of results.template.md. A model with 2 latents comes before its twin with 20, because
 # plots_latent_space.py draws the two side by side.
 EXPERIMENTS = (
-    Experiment("mnist_z2", "figure 2a", Config(latent_dim=2), TWO_LATENTS),
-    Experiment("mnist", "figures 1 and 3, task 1b", Config(), MANY_LATENTS, num_samples=5000),
+    Experiment("mnist_z2", "figure 2a", Config(latent_dim=2), TWO_LATENTS + PAGE),
+    Experiment("mnist", "figures 1 and 3, task 1b", Config(), MANY_LATENTS + PAGE, num_samples=5000),
     Experiment("mnist_z2_h500", "figure 2b", wide(latent_dim=2), TWO_LATENTS),
     Experiment("mnist_h500", "figure 4", wide(), MANY_LATENTS),
     Experiment("mnist_h500_seed1", "figure 4, another seed", wide(seed=1), SINGULAR_VALUES),
@@ -60,7 +61,7 @@ EXPERIMENTS = (
     Experiment("mnist_normal", "task 2a, normal", Config("mnist", NORMAL), MANY_LATENTS),
     Experiment("mnist_logit_z2", "task 2a, logit, 2 latents", two_latents("mnist", LOGIT), TWO_LATENTS),
     Experiment("mnist_logit", "task 2a, logit", Config("mnist", LOGIT), MANY_LATENTS),
-    Experiment("frey_normal", "figure 5", Config("frey_faces", NORMAL), MANY_LATENTS, num_samples=5000),
+    Experiment("frey_normal", "figure 5", Config("frey_faces", NORMAL), MANY_LATENTS + PAGE, num_samples=5000),
     Experiment("frey_logit_h500", "figure 6", wide("frey_faces", LOGIT), MANY_LATENTS, num_samples=5000),
     Experiment("frey_logit", "figure 6 with 200 neurons", Config("frey_faces", LOGIT), MANY_LATENTS, num_samples=5000),
     Experiment("cifar10_normal_z2", "task 2c, normal, 2 latents", two_latents("cifar10", NORMAL), TWO_LATENTS),

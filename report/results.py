@@ -12,9 +12,11 @@ from vae import files, runs
 from vae.likelihoods import LIKELIHOODS
 from vae.training import HistoryRow
 
-# Each has one folder per run. Like all default paths, they are relative to the current folder.
+# The first two have one folder per run, the last one a page per run. Like all default paths, they are relative to the
+# current folder.
 RESULTS = Path("docs/results")
 FIGURES = Path("docs/figures")
+PAGES = Path("docs/explorer")
 
 
 class Measure(NamedTuple):
@@ -196,7 +198,7 @@ def is_evaluated(run_folder: Path, num_samples: int) -> bool:
 
 
 def publish(run_folder: Path, pictures: Path) -> bool:
-    """Copies the small files of an evaluated run, and its pictures, into docs/; returns whether it did.
+    """Copies the small files of an evaluated run, its pictures and its page into docs/; returns whether it did.
 
     A better result of the same run that is already there is kept instead, and the user is told.
     """
@@ -211,7 +213,10 @@ def publish(run_folder: Path, pictures: Path) -> bool:
     for name in ("config.json", "metrics.json"):
         copy(run_folder / name, published / name)
     for picture in sorted(pictures.glob("[!.]*")):
-        copy(picture, FIGURES / run_folder.name / picture.name)
+        if picture.name == "explorer.html":
+            copy(picture, PAGES / f"{run_folder.name}.html")
+        else:
+            copy(picture, FIGURES / run_folder.name / picture.name)
     copy_history(run_folder, published, num_epochs=new.quality.num_epochs)
     return True
 

@@ -13,7 +13,15 @@ import pytest
 import cli
 
 ROOT = Path(cli.__file__).parent
-SCRIPTS = ("train", "evaluate", "make_pictures", "plots_latent_space", "plots_latent_space_2d", "plot_singular_values")
+SCRIPTS = (
+    "train",
+    "evaluate",
+    "make_pictures",
+    "plots_latent_space",
+    "plots_latent_space_2d",
+    "plot_singular_values",
+    "explore",
+)
 
 
 def parse(*argv, flags=cli.TRAINING_FLAGS):
@@ -105,7 +113,7 @@ NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples
 NUMBERS |= {"image_size"}
 SEEDS = {"seed", "draw_seed"}
 CHOICES = {"dataset", "vae_type", "activation", "likelihood", "restore", "precision", "learning_rate_schedule"}
-SWITCHES = {"overwrite", "allow_unverified", "list"}
+SWITCHES = {"overwrite", "allow_unverified", "open", "list"}
 BAD_VALUES = [
     *((flag, value) for flag in NUMBERS | SEEDS for value in ("x", "", "-1", "nan", "inf", "-inf", "1e999", "0x10")),
     *((flag, "9" * 400) for flag in NUMBERS | SEEDS),
@@ -118,13 +126,13 @@ BAD_VALUES = [
 
 
 def test_every_flag_is_among_those_with_bad_values():
-    flags = {*cli.TRAINING_FLAGS, *cli.DRAWING_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
+    flags = {*cli.TRAINING_FLAGS, *cli.EXPLORER_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
     assert flags == NUMBERS | SEEDS | CHOICES | SWITCHES | set(cli.PATH_FLAGS) | {"only"}
 
 
 @pytest.mark.parametrize(("flag", "value"), sorted(BAD_VALUES))
 def test_every_bad_value_gives_exit_code_2_and_a_line_that_names_the_flag(flag, value, capsys):
-    flags = {*cli.TRAINING_FLAGS, *cli.DRAWING_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
+    flags = {*cli.TRAINING_FLAGS, *cli.EXPLORER_FLAGS, *cli.EVALUATION_FLAGS, *cli.REPORT_FLAGS}
     code, line = exit_code_and_line(capsys, f"--{flag}={value}", flags=sorted(flags))
     assert code == 2
     assert f"--{flag}" in line

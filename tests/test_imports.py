@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")} - {"cli", "config"}
-OUR_PACKAGES = {"benchmarks", "cli", "config", "datasets", "report", "tests", "vae", *SCRIPTS}
+OUR_PACKAGES = {"benchmarks", "cli", "config", "datasets", "explorer", "report", "tests", "vae", *SCRIPTS}
 
 # What each module of vae/ imports at run time, besides the standard library. A name stands for all that is in it.
 VAE = {
@@ -96,7 +96,7 @@ def find_sources(pattern):
 
 
 SOURCES = {}
-for folder in ("", "vae/", "datasets/", "report/", "benchmarks/", "benchmarks/peers/"):
+for folder in ("", "vae/", "datasets/", "explorer/", "report/", "benchmarks/", "benchmarks/peers/"):
     SOURCES |= find_sources(f"{folder}*.py")
 
 
@@ -211,6 +211,12 @@ def test_the_report_imports_config_vae_and_datasets_only(module):
     assert packages_of(all_imports_of(module)) <= {"config", "datasets", "report", "vae"}
 
 
+@pytest.mark.parametrize("module", modules_in("explorer"))
+def test_the_page_imports_vae_keras_and_numpy_and_only_the_browser_imports_playwright(module):
+    allowed = {"playwright"} if module == "explorer.browser" else {"explorer", "keras", "numpy", "vae"}
+    assert packages_of(all_imports_of(module)) <= allowed
+
+
 def test_the_table_of_experiments_imports_config_only():
     assert packages_of(all_imports_of("report.experiments")) == {"config"}
 
@@ -230,12 +236,14 @@ def test_only_reproduce_imports_scripts(module):
 
 
 @pytest.mark.parametrize("module", modules_in("benchmarks"))
-def test_the_benchmarks_import_cli_config_vae_datasets_and_the_tables_of_markdown(module):
+def test_the_benchmarks_import_cli_config_vae_datasets_explorer_and_the_tables_of_markdown(module):
     ours = {name for name in all_imports_of(module) if package_of(name) in OUR_PACKAGES}
     if module.startswith("benchmarks.peers"):
         assert not names_outside(ours, {"benchmarks.turns"})
     else:
-        assert not names_outside(ours, {"benchmarks", "cli", "config", "datasets", "report.markdown", "vae"})
+        assert not names_outside(
+            ours, {"benchmarks", "cli", "config", "datasets", "explorer", "report.markdown", "vae"}
+        )
 
 
 def test_the_tables_of_markdown_import_the_standard_library_only():

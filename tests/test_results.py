@@ -154,6 +154,8 @@ def test_the_whole_report_at_a_small_scale(report, tmp_path):
         assert json.loads((run / "metrics.json").read_text())["num_samples"] == max(1, e.num_samples // 500)
         pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
         assert ("generated.png" in pictures) == ("make_pictures" in e.scripts) and "learning_curves.png" in pictures
+        assert "explorer.html" not in pictures
+        assert (tmp_path / "docs" / "explorer" / f"{run.name}.html").exists() == ("explore" in e.scripts)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from scipy.io import savemat
 import cli
 import config
 import datasets
+import explore
 import train
 from datasets import frey_faces
 from vae import figures, files, likelihoods, runs, training
@@ -34,6 +36,7 @@ DRAWN_FILES = {
     "plots_latent_space": ("latent_space_2d.png",),
     "plots_latent_space_2d": ("latent_space_2d.png", "latent_manifold_2d.png"),
     "plot_singular_values": ("singular_values.png", "singular_values.csv"),
+    "explore": ("explorer.html",),
 }
 # Rows and columns of the pictures that are grids of images.
 GRIDS = {
@@ -131,6 +134,9 @@ def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, w
     height, width, _ = saved_config.image_shape
     for name in set().union(*DRAWN_FILES.values()):
         path = workspace.pictures / folder.name / name
+        if path.suffix == ".html":
+            assert f"<title>{dataset}: the latent space</title>" in path.read_text(encoding="utf-8")
+            continue
         if path.suffix == ".csv":
             table = np.loadtxt(path, delimiter=",", skiprows=1)
             assert table.shape == (2, 3) and table[-1, 2] == 1
@@ -347,7 +353,8 @@ def parse(script, argv):
     """Returns the parsed arguments of a training, drawing or evaluation script."""
     if script == "plots_latent_space_2d":
         return cli.parse_args(argv, "", cli.DRAWING_FLAGS, fixed={"latent_dim": 2})
-    flags = {"train": cli.TRAINING_FLAGS, "evaluate": cli.EVALUATION_FLAGS}.get(script, cli.DRAWING_FLAGS)
+    other_flags = {"train": cli.TRAINING_FLAGS, "evaluate": cli.EVALUATION_FLAGS, "explore": cli.EXPLORER_FLAGS}
+    flags = other_flags.get(script, cli.DRAWING_FLAGS)
     return cli.parse_args(argv, "", flags)
 
 
@@ -772,7 +779,7 @@ def test_pictures_are_the_same_bytes_for_the_same_draw_seed(workspace):
     again = draw("0")
     other = draw("1")
     assert first == again
-    assert [a == b for a, b in zip(first, other, strict=True)] == [False] * 4 + [True] * 5
+    assert [a == b for a, b in zip(first, other, strict=True)] == [False] * 4 + [True] * 5 + [False]
 
 
 def test_a_projection_on_principal_components_is_the_same_bytes_each_time(workspace):
@@ -819,7 +826,7 @@ def test_too_few_test_images_for_the_pictures_are_refused_before_any_is_drawn(wo
 
 def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):
     argv = ["--dataset", "digits", "--latent_dim", "1"]
-    for script in ("train", "make_pictures", "plot_singular_values"):
+    for script in ("train", "make_pictures", "plot_singular_values", "explore"):
         assert workspace.run(script, *argv, "--num_epochs", "1") == 0
     assert workspace.run("plots_latent_space", *argv) == 2
     assert "one latent has no second principal component" in capsys.readouterr().err
@@ -922,6 +929,56 @@ def test_a_draw_seed_without_effect_is_reported(script, workspace, capsys):
     workspace.train(*DIGITS, "--num_epochs", "1")
     assert workspace.run(script, *DIGITS, "--draw_seed", "5") == 0
     assert "--draw_seed has no effect in this script" in capsys.readouterr().err
+
+
+def test_explore_writes_a_page_that_says_what_is_known_of_the_run(workspace, capsys):
+    folder = workspace.train("--allow_unverified", "--latent_dim", "2", "--hidden_size", "16", "--num_epochs", "1")
+    capsys.readouterr()
+    assert workspace.run("explore", "--allow_unverified", "--latent_dim", "2", "--hidden_size", "16") == 0
+    path = workspace.pictures / folder.name / "explorer.html"
+    assert capsys.readouterr().out == f"{path}\n"
+    (data,) = re.findall(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    data = json.loads(data)
+    summary = data["summary"]
+    assert (summary["name"], summary["dataset"], summary["epoch"]) == (folder.name, "mnist", 1)
+    assert summary["test_elbo"] == f"{runs.last_tested(folder).test_elbo:.2f} nats" and not summary["data_verified"]
+    assert data["class_names"] == [str(digit) for digit in range(10)]
+
+
+def test_explore_without_labels_has_no_classes(workspace):
+    argv = ["--dataset", "frey_faces", "--vae_type", "flat_cont_normal", "--hidden_size", "8", "--allow_unverified"]
+    folder = workspace.train(*argv, "--num_epochs", "1")
+    assert workspace.run("explore", *argv) == 0
+    assert '"class_names":null' in (workspace.pictures / folder.name / "explorer.html").read_text(encoding="utf-8")
+
+
+def test_explore_refuses_a_single_test_image(workspace, capsys, monkeypatch):
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    whole = datasets.load("digits")
+    small = dataclasses.replace(whole, test_images=whole.test_images[:1])
+    monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: small)
+    assert workspace.run("explore", *DIGITS) == 2
+    assert "the page needs 2 test images, and digits has only one" in capsys.readouterr().err
+    assert not list(workspace.pictures.rglob("explorer.html"))
+
+
+def test_explore_says_that_a_page_is_large(workspace, capsys, monkeypatch):
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    monkeypatch.setattr(explore, "LARGE_PAGE", 1e4)
+    assert workspace.run("explore", *DIGITS) == 0
+    assert re.fullmatch(r"the page is large, 0 MB: .*\n", capsys.readouterr().err)
+
+
+def test_explore_opens_the_page_if_it_is_asked_to(workspace, capsys, monkeypatch):
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    addresses = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: addresses.append(address) or True)
+    assert workspace.run("explore", *DIGITS) == 0 and not addresses
+    assert workspace.run("explore", *DIGITS, "--open") == 0
+    assert addresses == [(workspace.pictures / folder.name / "explorer.html").as_uri()]
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    assert workspace.run("explore", *DIGITS, "--open") == 0
+    assert "no browser was found" in capsys.readouterr().err
 
 
 # ---- The world outside ---------------------------------------------------------------------------------------------

@@ -25,6 +25,36 @@ def project_to_plane(means: np.ndarray) -> LatentPlane:
     return LatentPlane(principal_components(means), title, "component 1", "component 2")
 
 
+class MapAxes(NamedTuple):
+    """A line or a plane of the latent space: its points are origin + a axes[0] + b axes[1].
+
+    origin is [L], axes is [1 or 2, L] with orthonormal rows. `labels` has a name for each axis.
+    """
+
+    origin: np.ndarray
+    axes: np.ndarray
+    labels: tuple[str, ...]
+
+    def project(self, z: np.ndarray) -> np.ndarray:
+        """Returns the coordinates of z, [n, L], on the axes: [n, 1 or 2]."""
+        return (z - self.origin) @ self.axes.T
+
+
+def map_axes(means: np.ndarray) -> MapAxes:
+    """Returns the axes to map means [n, L] on: the latents themselves for L up to 2, else two principal components.
+
+    The origin of the principal components is the average of the means, as in figure 3.
+    """
+    latent_dim = means.shape[1]
+    if latent_dim <= 2:
+        labels = tuple(f"z{number}" for number in range(1, latent_dim + 1))
+        return MapAxes(np.zeros(latent_dim), np.eye(latent_dim), labels)
+    pca = PCA(2, svd_solver="full").fit(means)
+    shares = enumerate(pca.explained_variance_ratio_, start=1)
+    labels = tuple(f"component {number} ({share:.0%} of the variance)" for number, share in shares)
+    return MapAxes(pca.mean_, pca.components_, labels)
+
+
 def principal_components(means: np.ndarray) -> np.ndarray:
     """Returns the projection of means [n, L >= 2] onto their first two principal components, [n, 2] (figure 3)."""
     return PCA(2, svd_solver="full").fit_transform(means)

@@ -22,6 +22,10 @@ class Likelihood(abc.ABC):
     num_params: ClassVar[int]
     # Whether exp(log_prob) sums or integrates to one over x. Only then is there a negative log-likelihood to report.
     normalized: ClassVar[bool]
+    # What `image` shows of p(x|z), and its formula for the page of explore.py, which has no TensorFlow:
+    # (sigmoid(params 0) - image_squeeze)/(1 - 2 image_squeeze), clipped to [0, 1].
+    image_shows: ClassVar[str] = "mean"
+    image_squeeze: ClassVar[float] = 0.0
 
     @abc.abstractmethod
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -179,6 +183,8 @@ class LogitNormal(DequantizedLikelihood):
     scale_floor = 0.001
     # logit(y) lies within 4.6 of 0.
     max_log_scale = 2.0
+    image_shows = "median"
+    image_squeeze = LOGIT_SQUEEZE
 
     def log_prob(self, x: tf.Tensor, params: tf.Tensor) -> tf.Tensor:
         # log p(x) = log N(logit y; mean, scale^2) + log |d logit(y)/dy| + log |dy/dx|

@@ -1,0 +1,82 @@
+"""Writes a page on which the latent space of a trained model can be explored in a browser: explorer.html."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cli
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# A page above this size, in bytes, is slow to open and too large to mail.
+LARGE_PAGE = 20e6
+
+# Two principal components need two images.
+MIN_TEST_IMAGES = 2
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> None:
+    args = cli.parse_args_for_trained_model(argv, __doc__, cli.EXPLORER_FLAGS)
+    trained = cli.open_trained_run(args)
+    if len(trained.data.test_images) < MIN_TEST_IMAGES:
+        raise cli.UsageError(f"the page needs {MIN_TEST_IMAGES} test images, and {trained.data.name} has only one")
+    text = make_page(trained, args.draw_seed)
+
+    from vae import files
+
+    path = trained.pictures_folder / "explorer.html"
+    with files.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    print(path)
+    size = path.stat().st_size
+    if size > LARGE_PAGE:
+        print(f"the page is large, {size / 1e6:.0f} MB: the decoder of this model has many weights", file=sys.stderr)
+    if args.open and not webbrowser.open(path.resolve().as_uri()):
+        print("no browser was found; open the page yourself", file=sys.stderr)
+
+
+def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
+    """Returns the page of a trained run."""
+    from explorer import page
+    from vae import evaluation, runs
+
+    model = trained.model
+    data = trained.data
+    tested = runs.last_tested(trained.folder)
+    test_elbo = None
+    if tested is not None:
+        test_elbo = evaluation.format_elbo(tested.test_elbo, model)
+        if tested.epoch != model.epoch:
+            test_elbo += f" at epoch {tested.epoch}"
+    return page.render(
+        model,
+        evaluation.posteriors(model, evaluation.prepare_test(model.likelihood, data.test_images)),
+        images=data.test_images,
+        labels=data.test_labels,
+        class_names=class_names(data),
+        summary=page.RunSummary(
+            name=trained.folder.name,
+            dataset=data.name,
+            test_elbo=test_elbo,
+            data_verified=runs.read_config(trained.folder).data_verified,
+        ),
+        draw_seed=draw_seed,
+    )
+
+
+def class_names(data: Dataset) -> list[str] | None:
+    """Returns the names of a data set's classes, or None if it has no labels."""
+    if data.test_labels is None:
+        return None
+    if data.class_names is not None:
+        return list(data.class_names)
+    return [str(label) for label in range(int(data.test_labels.max()) + 1)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
