@@ -193,8 +193,9 @@ class Link:
             # TensorFlow connects each worker to all others, so a firewall between two of them has to be found here.
             # The chief's answer also tells the others that all have started.
             self.exchange(None)
-            for task in self.tasks:
-                wait_for_answer(task, timeout).close()
+            for index, task in enumerate(self.tasks):
+                if index != self.index:
+                    wait_for_answer(task, timeout).close()
             self.exchange(None)
         # The listener is closed now, so that TensorFlow can have the port. Nothing of TensorFlow starts before all
         # workers have come this far: they exchange what they agree on first.
@@ -217,9 +218,10 @@ class Link:
             connection.send(end=f"{self.tasks[self.index]}: {message}", exit_code=exit_code)
 
     def close(self) -> None:
-        """Closes all connections. What the others do next does not concern this process any more."""
+        """Closes all connections, and lets the others know that this worker is not lost."""
         self._is_ending.set()
         for connection in self._connections.values():
+            connection.send(goodbye=True)
             connection.close()
 
     def wait_for_loss(self) -> None:
@@ -234,7 +236,7 @@ class Link:
             return socket.create_server(("", port), backlog=len(self.tasks))
         except OSError as error:
             raise ClusterError(
-                f"TF_CONFIG: cannot listen on {address}, this worker's address: {error.strerror}"
+                f"TF_CONFIG: cannot listen on {address}, this worker's address: {os.strerror(error.errno or 0)}"
             ) from None
 
     def _accept_all(self, listener: socket.socket, timeout: float) -> None:
@@ -289,6 +291,8 @@ class Link:
             if message is None:
                 self._end_because(describe_loss(self.tasks[index]), exit_code=1)
                 return
+            if "goodbye" in message:
+                return
             if "end" in message:
                 time.sleep(GRACE_SECONDS)
                 self._end_because(message["end"], message["exit_code"])
@@ -315,7 +319,11 @@ def wait_for_answer(task: Task, timeout: float) -> socket.socket:
     last_report = started
     while True:
         with contextlib.suppress(OSError):
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=REPORT_SECONDS)
+            answer = socket.create_connection((host.strip("[]"), int(port)), timeout=REPORT_SECONDS)
+            # On one machine, a socket that tries for long enough may connect to itself.
+            if answer.getsockname() != answer.getpeername():
+                return answer
+            answer.close()
         now = time.monotonic()
         if now - started > timeout:
             raise TimeoutError(describe_timeout([str(task)], timeout))
