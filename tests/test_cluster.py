@@ -155,7 +155,9 @@ def test_a_port_that_is_taken_is_refused(start):
         ports = [other.getsockname()[1], *free_ports(1)]
         code, _, errors = ending(start(ports, 0))
     assert code == 7
-    assert errors == f"TF_CONFIG: cannot listen on 127.0.0.1:{ports[0]}, this worker's address: Address already in use\n"
+    assert (
+        errors == f"TF_CONFIG: cannot listen on 127.0.0.1:{ports[0]}, this worker's address: Address already in use\n"
+    )
 
 
 def test_workers_of_different_clusters_are_refused(start):
