@@ -98,6 +98,7 @@ def test_a_bad_argument_gives_exit_code_2_and_a_helpful_last_line(argv, expected
 
 
 NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
+NUMBERS |= {"worker_timeout"}
 SEEDS = {"seed", "draw_seed"}
 CHOICES = {"dataset", "vae_type", "activation", "likelihood", "restore", "precision", "learning_rate_schedule"}
 SWITCHES = {"overwrite", "allow_unverified", "list"}

@@ -30,17 +30,17 @@ def tf_config(ports, index, with_chief=False):
 
 
 @contextlib.contextmanager
-def started_workers(commands, with_chief=False):
+def started_workers(commands, with_chief=False, environment=()):
     """Yields the processes of a cluster, one for each command of Python. None of them is left behind."""
     ports = free_ports(len(commands))
     processes = []
     try:
         for index, command in enumerate(commands):
-            environment = os.environ | {"TF_CONFIG": tf_config(ports, index, with_chief)}
+            variables = os.environ | dict(environment) | {"TF_CONFIG": tf_config(ports, index, with_chief)}
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
-                env=environment,
+                env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -51,6 +51,22 @@ def started_workers(commands, with_chief=False):
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def running_workers():
+    """Returns the ids of this process's children that have TF_CONFIG in their environment (on Linux)."""
+    children = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        children += path.read_text().split()
+    return [child for child in children if b"TF_CONFIG=" in environment_of(child)]
+
+
+def environment_of(process_id):
+    """Returns the environment of a process, empty if the process has ended."""
+    try:
+        return Path(f"/proc/{process_id}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def endings(processes, timeout=120):
