@@ -1,4 +1,4 @@
-"""What can go wrong on one of several workers: all of them end, each with a line and an exit code, and the run holds."""
+"""Faults of one of several workers: all of them end, each with a line and an exit code, and the run holds."""
 
 import signal
 import time
