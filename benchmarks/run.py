@@ -15,7 +15,7 @@ import numpy as np
 
 import cli
 import datasets
-from benchmarks import compare, growth, rounds, startup, turns
+from benchmarks import compare, growth, rounds, startup, turns, workers
 from vae.files import replacing
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -87,6 +87,7 @@ def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
     yield compare.conv3_section(images)
     yield startup.section(data_dir)
     yield growth.section(images)
+    yield workers.section()
 
 
 def introduction() -> str:

@@ -184,7 +184,7 @@ def test_only_distribution_and_train_know_the_cluster():
     """A run of one process imports neither vae.cluster nor vae.distribution: train.py does inside functions."""
     for module in SOURCES:
         names = {name for name in all_imports_of(module) if is_inside(name, {"vae.cluster", "vae.distribution"})}
-        assert not names or module in ("train", "vae.distribution"), module
+        assert not names or module in ("train", "vae.distribution", "benchmarks.replicas"), module
     assert not {name for name in imports_of("train").at_top if is_inside(name, {"vae"})}
 
 
