@@ -47,10 +47,8 @@ def measure(config: Config, replicas: distribution.Replicas | None) -> dict[str,
     else:
         state = replicas.create_state(lambda: runs.build(config, shape), config.learning_rate)
         train_block = replicas.compile_block(state, config.batch_size)
-    warm_up, timed = (
-        list(training.make_blocks(state.model, images, range(epoch, epoch + 1), config.batch_size, config.seed))
-        for epoch in (1, 2)
-    )
+    warm_up = list(training.make_blocks(state.model, images, range(1, 2), config.batch_size, config.seed))
+    timed = list(training.make_blocks(state.model, images, range(2, 3), config.batch_size, config.seed))
     for block in warm_up:
         train_block(block)
     if replicas is not None:

@@ -49,8 +49,8 @@ def section() -> str:
     return "\n\n".join(
         [
             "## Several workers",
-            f"Batch size 100, on one machine, medians of {ROUNDS} rounds in which the columns take turns. In brackets: the "
-            "processor's time for a step in each process.",
+            f"Batch size 100, on one machine, medians of {ROUNDS} rounds in which the columns take turns. In brackets: "
+            "the processor's time for a step in each process.",
             format_table(columns, rows),
         ]
     )
