@@ -61,7 +61,7 @@ class Replicas:
         for variable, variable_bits in zip(variables, bits, strict=True):
             last = first + len(variable_bits)
             dtype = variable.numpy().dtype
-            variable.assign(total[first:last].view(dtype).reshape(variable.shape))
+            variable.assign(total[first:last].view(dtype).reshape(tuple(variable.shape)))
             first = last
 
     def agreed_signal(self, number: int) -> int:
