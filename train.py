@@ -199,7 +199,9 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
         # The chief may still fail to save.
         link.exchange("trained")
     print(f"{name}: trained up to epoch {int(state.epoch)}; saved by the chief")
-    return 128 + number if number else 0
+    if number == 0 or int(state.epoch) == config.num_epochs:
+        return 0
+    return 128 + number
 
 
 # ---- Training ------------------------------------------------------------------------------------------------------
