@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = " ".join(experiment.name for experiment in experiments.EXPERIMENTS)
     args = cli.parse_args(argv, f"{__doc__} The experiments: {names}", cli.REPORT_FLAGS)
     chosen = choose_experiments(args.only)
+    # The report is trained on one machine. train.py would look for the other workers.
+    os.environ.pop("TF_CONFIG", None)
     with cli.tensorflow_environment():
         from report import page
 
