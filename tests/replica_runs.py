@@ -1,6 +1,6 @@
-"""Trains small models on several replicas, and saves what came out: python tests/replica_runs.py OUTPUT BATCH_SIZE.
+"""Trains small models on several replicas: python tests/replica_runs.py OUTPUT BATCH_SIZE NUM_REPLICAS NETWORK ...
 
-With TF_CONFIG it is a worker of a cluster, and else it uses 2 and 4 logical CPU devices. It is run as a process by
+With TF_CONFIG it is a worker of a cluster, and else it uses logical CPU devices. It is run as a process by
 test_distribution.py, because TensorFlow takes its devices and workers only once.
 """
 
@@ -61,33 +61,33 @@ def train(network, batch_size, replicas=None):
     return terms, bits
 
 
-def train_all(replicas, batch_size, name):
-    """Returns the results of both networks by name; the flat one is trained twice."""
+def train_all(replicas, batch_size, networks):
+    """Returns the results of the networks by name. The flat one is trained twice."""
     results = {}
-    for network in ("flat", "again", "conv3"):
-        terms, bits = train("flat" if network == "again" else network, batch_size, replicas)
-        results[f"{name}_{network}_terms"] = terms
-        results[f"{name}_{network}_bits"] = bits
+    for name in (*networks, "again"):
+        network = "flat" if name == "again" else name
+        results[f"{name}_terms"], results[f"{name}_bits"] = train(network, batch_size, replicas)
     return results
 
 
-def main(path, batch_size):
-    results = {}
+def main(path, batch_size, num_replicas, *networks):
     with contextlib.ExitStack() as stack:
         if "TF_CONFIG" in os.environ:
             parsed = cluster.parse_tf_config(os.environ["TF_CONFIG"])
             link = stack.enter_context(cluster.joined(parsed, 120, exit_code_of=lambda error: 1))
-            results = train_all(distribution.connect(link), batch_size, "workers")
-            link.exchange("trained")
+            replicas = distribution.connect(link)
         else:
             cpu = tf.config.list_physical_devices("CPU")[0]
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-            for count in (2, 4):
-                devices = [f"CPU:{number}" for number in range(count)]
-                replicas = distribution.Replicas(tf.distribute.MirroredStrategy(devices))
-                results |= train_all(replicas, batch_size, f"devices{count}")
+            devices = [tf.config.LogicalDeviceConfiguration()] * int(num_replicas)
+            tf.config.set_logical_device_configuration(cpu, devices)
+            names = [f"CPU:{number}" for number in range(len(devices))]
+            replicas = distribution.Replicas(tf.distribute.MirroredStrategy(names))
+        assert replicas.count == int(num_replicas)
+        results = train_all(replicas, int(batch_size), networks)
+        if replicas.link is not None:
+            replicas.link.exchange("trained")
     np.savez(path, **results)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -1,6 +1,5 @@
 """Training on several replicas gives what training on one gives: workers on this machine, and logical CPU devices."""
 
-import os
 import subprocess
 import sys
 
@@ -35,22 +34,26 @@ def one_replica():
     return result
 
 
-def check_against_one_replica(results, name, batch_size, one_replica):
-    for network in ("flat", "conv3"):
+def check_against_one_replica(results, batch_size, networks, one_replica):
+    for network in networks:
         expected, _ = one_replica(network, batch_size)
-        terms = results[f"{name}_{network}_terms"]
+        terms = results[f"{network}_terms"]
         assert np.abs(terms[:10] - expected[:10]).max() < 1e-3
         means = terms.reshape(replica_runs.NUM_EPOCHS, -1, 2).mean(axis=1)
         expected_means = expected.reshape(replica_runs.NUM_EPOCHS, -1, 2).mean(axis=1)
         np.testing.assert_allclose(means, expected_means, rtol=1e-3)
-    assert (results[f"{name}_flat_terms"] == results[f"{name}_again_terms"]).all()
-    assert (results[f"{name}_flat_bits"] == results[f"{name}_again_bits"]).all()
+    assert (results["flat_terms"] == results["again_terms"]).all()
+    assert (results["flat_bits"] == results["again_bits"]).all()
 
 
-@pytest.mark.parametrize(("num_workers", "batch_size", "with_chief"), [(2, 100, False), (3, 99, True)])
-def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, one_replica, tmp_path):
+@pytest.mark.parametrize(
+    ("num_workers", "batch_size", "with_chief", "networks"),
+    [(2, 100, False, ["flat", "conv3"]), (3, 99, True, ["flat"])],
+)
+def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, networks, one_replica, tmp_path):
     outputs = [tmp_path / f"{index}.npz" for index in range(num_workers)]
-    commands = [["tests/replica_runs.py", str(output), str(batch_size)] for output in outputs]
+    arguments = [str(batch_size), str(num_workers), *networks]
+    commands = [["tests/replica_runs.py", str(output), *arguments] for output in outputs]
     with started_workers(commands, with_chief) as processes:
         ended = endings(processes)
     assert [code for code, _ in ended] == [0] * num_workers, ended
@@ -58,16 +61,15 @@ def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, 
     for other in results[1:]:
         for name, values in results[0].items():
             assert (values == other[name]).all(), name
-    check_against_one_replica(results[0], "workers", batch_size, one_replica)
+    check_against_one_replica(results[0], batch_size, networks, one_replica)
 
 
-def test_mirrored_devices_train_as_one_does(one_replica, tmp_path):
+@pytest.mark.parametrize(("num_devices", "networks"), [(2, ["flat", "conv3"]), (4, ["flat"])])
+def test_mirrored_devices_train_as_one_does(num_devices, networks, one_replica, tmp_path):
     output = tmp_path / "devices.npz"
-    command = [sys.executable, "tests/replica_runs.py", str(output), "100"]
-    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ})
-    results = dict(np.load(output))
-    for count in (2, 4):
-        check_against_one_replica(results, f"devices{count}", 100, one_replica)
+    command = [sys.executable, "tests/replica_runs.py", str(output), "100", str(num_devices), *networks]
+    subprocess.run(command, cwd=ROOT, check=True)
+    check_against_one_replica(dict(np.load(output)), 100, networks, one_replica)
 
 
 def test_two_workers_make_the_run_that_one_process_makes(tmp_path, capfd):
