@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 EPOCHS_SCALE = 1
 ONLY =
+WORKERS = {"worker": ["127.0.0.1:4711", "127.0.0.1:4712"]}
 
-.PHONY: help demo test faults style report benchmark clean
+.PHONY: help demo workers test faults style report benchmark clean
 
 help:  ## list what make can do
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +25,11 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	$(BIN)/python train.py --num_epochs 20 --restore True
 	$(BIN)/python make_pictures.py
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
+
+workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
+	@train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
+	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 1}}' $$train & \
+	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 0}}' $$train && wait $$!
 
 test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest

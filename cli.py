@@ -228,6 +228,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "train from scratch where a trained model exists; the earlier run moves to <checkpoints_dir>/replaced",
     },
+    "worker_timeout": {
+        "type": COUNT,
+        "default": 300,
+        "help": "seconds to wait until all workers of TF_CONFIG have started (default: %(default)s)",
+    },
     "draw_seed": {
         "type": SEED,
         "default": 0,
@@ -281,7 +286,7 @@ PATH_FLAGS = {
     "pictures_dir": PathFlag("VAE_PICTURES_DIR", "pictures"),
 }
 MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
-TRAINING_FLAGS = (*MODEL_FLAGS, "restore", "overwrite", *PATH_FLAGS, "allow_unverified", "list")
+TRAINING_FLAGS = (*MODEL_FLAGS, "restore", "overwrite", "worker_timeout", *PATH_FLAGS, "allow_unverified", "list")
 DRAWING_FLAGS = (*MODEL_FLAGS, "draw_seed", *PATH_FLAGS, "allow_unverified", "list")
 EXPLORER_FLAGS = (*DRAWING_FLAGS, "open")
 EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified", "list")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = " ".join(experiment.name for experiment in experiments.EXPERIMENTS)
     args = cli.parse_args(argv, f"{__doc__} The experiments: {names}", cli.REPORT_FLAGS)
     chosen = choose_experiments(args.only)
+    # The report is trained on one machine. train.py would look for the other workers.
+    os.environ.pop("TF_CONFIG", None)
     with cli.tensorflow_environment():
         from report import page
 

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import tqdm
 
     from datasets import Dataset
+    from vae.cluster import Cluster, Link
+    from vae.distribution import Replicas
     from vae.model import VAE
     from vae.runs import Run
     from vae.training import HistoryRow
@@ -33,39 +35,188 @@ DRAWING_SECONDS = 10
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse_args(argv, __doc__, cli.TRAINING_FLAGS)
+    cluster = read_cluster()
     with cli.tensorflow_environment():
         from vae import runs
 
     cli.exit_if_list_is_wanted(args)
-    config = args.config
-    with runs.training_run(args.checkpoints_dir / config.run_name) as run:
+    if cluster is not None:
+        return train_in_cluster(args, cluster)
+    with runs.training_run(args.checkpoints_dir / args.config.run_name) as run:
         cli.refuse_to_replace(args, run.folder)
         if cli.report_if_finished(args, run.folder):
             return 0
-        data = cli.load_data(args)
-        check_batch_size(config, data)
-        return train(args, run, data)
+        data = load_training_data(args)
+        return train(args, run, data, replicas_on_gpus(args.config))
 
 
-def check_batch_size(config: Config, data: Dataset) -> None:
-    """Raises UsageError if a batch would need more images than the training set has."""
+def load_training_data(args: argparse.Namespace) -> Dataset:
+    """Returns the data set. Raises UsageError if a batch would need more images than the training set has."""
+    data = cli.load_data(args)
     num_images = len(data.train_images)
-    if config.batch_size > num_images:
+    batch_size = args.config.batch_size
+    if batch_size > num_images:
         raise cli.UsageError(
-            f"argument --batch_size: takes 1 to {num_images} ({data.name}'s training images), got {config.batch_size}"
+            f"argument --batch_size: takes 1 to {num_images} ({data.name}'s training images), got {batch_size}"
         )
+    return data
 
 
-def train(args: argparse.Namespace, run: Run, data: Dataset) -> int:
+# ---- Several replicas ----------------------------------------------------------------------------------------------
+
+
+def read_cluster() -> Cluster | None:
+    """Returns the cluster that TensorFlow's variable TF_CONFIG describes, or None if this process trains alone."""
+    if "TF_CONFIG" not in os.environ:
+        return None
+    from vae import cluster
+
+    try:
+        return cluster.parse_tf_config(os.environ["TF_CONFIG"])
+    except cluster.ClusterError as error:
+        raise cli.UsageError(str(error)) from None
+
+
+def replicas_on_gpus(config: Config) -> Replicas | None:
+    """Returns the Replicas of this machine's GPUs, or None if it does not have several."""
+    import tensorflow as tf
+
+    if len(tf.config.list_physical_devices("GPU")) < 2:
+        return None
+    from vae import distribution
+
+    replicas = distribution.on_gpus()
+    check_shares(config, replicas.count)
+    return replicas
+
+
+def check_shares(config: Config, num_replicas: int) -> None:
+    """Raises UsageError if a batch cannot be shared out among the replicas equally."""
+    rest = config.batch_size % num_replicas
+    if rest == 0:
+        return
+    smaller = config.batch_size - rest
+    nearest = [size for size in (smaller, smaller + num_replicas) if size > 0]
+    raise cli.UsageError(
+        f"argument --batch_size: takes a multiple of {num_replicas}, the number of replicas, got {config.batch_size}; "
+        f"nearest: {' or '.join(map(str, nearest))}"
+    )
+
+
+def train_in_cluster(args: argparse.Namespace, cluster: Cluster) -> int:
+    """Trains together with the other workers of a cluster, and returns the exit code.
+
+    Only the chief reads and writes the run's folder. The others need the data, and get the state from the chief.
+    """
+    from vae import distribution
+    from vae.cluster import ClusterError, joined
+
+    train_with = train_as_chief if cluster.index == 0 else train_as_worker
+    try:
+        with joined(cluster, args.worker_timeout, exit_code_of) as link:
+            check_agreement(link, "parameters", " ".join(args.config.arguments()))
+            with distribution.loss_reported(link):
+                return train_with(args, link)
+    except ClusterError as error:
+        raise cli.UsageError(str(error)) from None
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code with which this script ends after an error."""
+    from vae.cluster import ClusterError
+
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, cli.UsageError | ClusterError):
+        return 2
+    return 1
+
+
+def check_agreement(link: Link, name: str, value: str) -> None:
+    """Raises UsageError if a value with this name is not the same on all workers."""
+    chief_value, *other_values = link.exchange(value)
+    for task, other_value in zip(link.tasks[1:], other_values, strict=True):
+        if other_value != chief_value:
+            raise cli.UsageError(
+                f"{name} of {task} differ from those of {link.tasks[0]}: {other_value!r} and {chief_value!r}"
+            )
+
+
+def connect_replicas(args: argparse.Namespace, link: Link, data: Dataset) -> Replicas:
+    """Returns the Replicas of the cluster's workers, once all of them have the same data."""
+    from vae import distribution
+
+    digest = data.digest or distribution.digest([data.train_images, data.test_images])
+    check_agreement(link, "the images", digest)
+    replicas = distribution.connect(link)
+    check_shares(args.config, replicas.count)
+    return replicas
+
+
+def train_as_chief(args: argparse.Namespace, link: Link) -> int:
+    """Trains as the worker that reads and writes the run's folder, and returns the exit code."""
+    from vae import runs
+
+    with runs.training_run(args.checkpoints_dir / args.config.run_name) as run:
+        cli.refuse_to_replace(args, run.folder)
+        data = load_training_data(args)
+        # TensorFlow's workers must be connected before anything else uses TensorFlow.
+        replicas = connect_replicas(args, link, data)
+        is_finished = cli.report_if_finished(args, run.folder)
+        link.exchange(is_finished)
+        if is_finished:
+            return 0
+        exit_code = train(args, run, data, replicas)
+        link.exchange("saved")
+        return exit_code
+
+
+def train_as_worker(args: argparse.Namespace, link: Link) -> int:
+    """Trains as a worker that is not the chief, and returns the exit code."""
+    from vae import evaluation, runs, signals
+
+    config = args.config
+    name = link.tasks[link.index].name
+    data = load_training_data(args)
+    replicas = connect_replicas(args, link, data)
+    is_finished, *_ = link.exchange(None)
+    if is_finished:
+        print(f"{name}: nothing to do, according to the chief")
+        return 0
+    build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
+    state = replicas.create_state(build_model, config.learning_rate)
+    replicas.broadcast(state)
+    number = 0
+    measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    with signals.deferred() as received:
+        rows = make_rows(config, data, state, measure_test_elbo, lambda num_steps: None, replicas)
+        with contextlib.closing(rows):
+            for _ in rows:
+                number = replicas.agreed_signal(first_of(received))
+                if number:
+                    break
+        # The chief may still fail to save.
+        link.exchange("trained")
+    print(f"{name}: trained up to epoch {int(state.epoch)}; saved by the chief")
+    if number == 0 or int(state.epoch) == config.num_epochs:
+        return 0
+    return 128 + number
+
+
+# ---- Training ------------------------------------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace, run: Run, data: Dataset, replicas: Replicas | None) -> int:
     """Trains up to --num_epochs, saving on the way, and returns the exit code."""
     from vae import evaluation
 
     config = args.config
     warn_about_memory(config, data.train_images.shape[1:])
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
-    state = prepare_state(args, run, data)
+    state = prepare_state(args, run, data, replicas)
     warn_about_precision(config, state.model)
-    signal_number = train_and_save(config, run, data, state, picture)
+    warn_about_workers(config, state.model, replicas)
+    signal_number = train_and_save(config, run, data, state, picture, replicas)
 
     last_row = run.history[-1]
     test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
@@ -98,7 +249,7 @@ def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
         )
 
 
-def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train.Checkpoint:
+def prepare_state(args: argparse.Namespace, run: Run, data: Dataset, replicas: Replicas | None) -> tf.train.Checkpoint:
     """Returns the state to train: a new one, or with --restore that of the newest checkpoint.
 
     With --overwrite, the earlier model is moved away only now, when the data and the new model are ready.
@@ -106,8 +257,11 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train
     from vae import runs, training
 
     config = args.config
-    model = runs.build(config, image_shape=data.train_images.shape[1:])
-    state = training.create_state(model, config.learning_rate)
+    build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
+    if replicas is None:
+        state = training.create_state(build_model(), config.learning_rate)
+    else:
+        state = replicas.create_state(build_model, config.learning_rate)
     if args.overwrite:
         run.move_to_replaced()
     else:
@@ -115,6 +269,8 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset) -> tf.train
         run.restore(state, config)
     if args.restore and int(state.epoch) == 0:
         print(f"nothing saved yet in {run.folder}: starting at epoch 0")
+    if replicas is not None:
+        replicas.broadcast(state)
     return state
 
 
@@ -132,6 +288,16 @@ def warn_about_precision(config: Config, model: VAE) -> None:
         )
 
 
+def warn_about_workers(config: Config, model: VAE, replicas: Replicas | None) -> None:
+    """Tells the user that several workers without GPUs train a flat model more slowly than one machine does."""
+    if replicas is None or replicas.link is None or not model.jit_compile:
+        return
+    print(
+        f"{config.vae_type} trains faster on one machine than on several without GPUs: see docs/distributed.md",
+        file=sys.stderr,
+    )
+
+
 def has_bfloat16_instructions() -> bool:
     """Returns whether the processor computes in bfloat16, according to Linux. Elsewhere it is assumed."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -141,31 +307,53 @@ def has_bfloat16_instructions() -> bool:
     return "bf16" in cpuinfo.read_text()
 
 
-def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Checkpoint, picture: Path) -> int:
+def make_rows(
+    config: Config,
+    data: Dataset,
+    state: tf.train.Checkpoint,
+    measure_test_elbo: Callable[[], float],
+    on_steps: Callable[[int], object],
+    replicas: Replicas | None,
+) -> Generator[HistoryRow, None, None]:
+    """Trains as training.fit does, with the parameters of a Config, on one replica or several."""
+    from vae import training
+
+    rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
+    train_block = None
+    if replicas is not None:
+        train_block = replicas.compile_block(state, config.batch_size)
+    return training.fit(
+        state,
+        data.train_images,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
+        measure_test_elbo=measure_test_elbo,
+        on_steps=on_steps,
+        train_block=train_block,
+    )
+
+
+def train_and_save(
+    config: Config, run: Run, data: Dataset, state: tf.train.Checkpoint, picture: Path, replicas: Replicas | None
+) -> int:
     """Trains, saves and draws until the final epoch or a signal; returns the signal's number, or 0."""
     from vae import evaluation, signals, training
 
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
-    rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(signals.deferred())
         bar = stack.enter_context(progress_bar(config, int(state.epoch), len(data.train_images)))
-        rows = training.fit(
-            state,
-            data.train_images,
-            num_epochs=config.num_epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
-            measure_test_elbo=measure_test_elbo,
-            on_steps=bar.update,
-        )
+        rows = make_rows(config, data, state, measure_test_elbo, bar.update, replicas)
         stack.enter_context(contextlib.closing(rows))
         for row in rows:
             # A signal may arrive at any time, so this is the only look at it in an epoch.
-            is_stopped = bool(received)
-            is_last = is_stopped or row.epoch == config.num_epochs
+            signal_number = first_of(received)
+            if replicas is not None:
+                signal_number = replicas.agreed_signal(signal_number)
+            is_last = signal_number > 0 or row.epoch == config.num_epochs
             if is_last and not training.is_tested(row.epoch):
                 row = row._replace(test_elbo=measure_test_elbo())
             run.history.append(row)
@@ -175,9 +363,14 @@ def train_and_save(config: Config, run: Run, data: Dataset, state: tf.train.Chec
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()
             show_progress(bar, row, config.num_epochs, is_last)
-            if is_stopped:
-                return received[0]
+            if signal_number:
+                return signal_number
     return 0
+
+
+def first_of(received: Sequence[int]) -> int:
+    """Returns the number of the first signal that was received, or 0."""
+    return received[0] if received else 0
 
 
 def progress_bar(config: Config, epoch: int, num_images: int) -> tqdm.tqdm:

@@ -15,7 +15,7 @@ import numpy as np
 
 import cli
 import datasets
-from benchmarks import compare, growth, pictures, rounds, startup, turns
+from benchmarks import compare, growth, pictures, rounds, startup, turns, workers
 from vae.files import replacing
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -90,6 +90,7 @@ def measure_sections(images: np.ndarray, data_dir: Path) -> Iterator[str]:
     yield startup.section(data_dir)
     yield pictures.section(images)
     yield growth.section(images)
+    yield workers.section()
 
 
 def introduction() -> str:

@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 from scipy.io import savemat
+from workers import running_workers
 
 import cli
 
@@ -40,6 +41,14 @@ def default_paths(monkeypatch):
     """Removes the environment variables that whoever runs the tests may have set for folders."""
     for path_flag in cli.PATH_FLAGS.values():
         monkeypatch.delenv(path_flag.variable, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left_behind(monkeypatch):
+    """Checks after each test that no process of a cluster is still running."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    yield
+    assert not running_workers()
 
 
 @pytest.fixture(scope="session")

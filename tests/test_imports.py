@@ -19,6 +19,8 @@ VAE = {
     "vae.prefetch": set(),
     "vae.model": {"keras", "numpy", "tensorflow", "vae.likelihoods", "vae.networks", "vae.randomness"},
     "vae.training": {"keras", "numpy", "tensorflow", "vae.model", "vae.networks", "vae.prefetch", "vae.randomness"},
+    "vae.cluster": set(),
+    "vae.distribution": {"numpy", "tensorflow", "vae.cluster", "vae.model", "vae.training"},
     "vae.gaussian_fit": {"tensorflow", "vae.likelihoods", "vae.model", "vae.randomness"},
     "vae.importance": {
         "numpy",
@@ -185,6 +187,14 @@ def test_a_module_of_vae_imports_only_what_the_table_has(module):
 def test_likelihoods_and_networks_do_not_import_each_other():
     assert "vae.networks" not in project_modules_of("vae.likelihoods")
     assert "vae.likelihoods" not in project_modules_of("vae.networks")
+
+
+def test_only_distribution_and_train_know_the_cluster():
+    """A run of one process imports neither vae.cluster nor vae.distribution: train.py does inside functions."""
+    for module in SOURCES:
+        names = {name for name in all_imports_of(module) if is_inside(name, {"vae.cluster", "vae.distribution"})}
+        assert not names or module in ("train", "vae.distribution", "benchmarks.replicas"), module
+    assert not {name for name in imports_of("train").at_top if is_inside(name, {"vae"})}
 
 
 def test_training_touches_no_file():

@@ -118,19 +118,22 @@ def fit(
     learning_rate_of: Callable[[int], float],
     measure_test_elbo: Callable[[], float],
     on_steps: Callable[[int], object] = lambda num_steps: None,
+    train_block: Callable[[Block], np.ndarray] | None = None,
 ) -> Generator[HistoryRow, None, None]:
     """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
     its draws depend on `seed` and on its number alone. learning_rate_of(epoch) returns Adam's learning rate;
-    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after every k steps. Raises
+    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after every k steps.
+    train_block trains on a block, as the function of compile_block does, which is the default. Raises
     FloatingPointError if the ELBO or a weight is not a finite number.
     """
     model = state.model
     steps_per_epoch = len(images) // batch_size
     epochs = range(int(state.epoch) + 1, num_epochs + 1)
     blocks = prefetch(make_blocks(model, images, epochs, batch_size, seed))
-    train_block = compile_block(state, batch_size)
+    if train_block is None:
+        train_block = compile_block(state, batch_size)
     # Python handles signals only in the main thread, and not during a long call into TensorFlow. So blocks are trained
     # on another thread while the main thread waits.
     with ThreadPoolExecutor(max_workers=1) as trainer:

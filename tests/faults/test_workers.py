@@ -1,0 +1,203 @@
+"""Faults of one of several workers: all of them end, each with a line and an exit code, and the run holds."""
+
+import signal
+import time
+
+import pytest
+from conftest import saved
+from workers import ROOT, endings, started_workers
+
+from vae import runs
+
+DIGITS = ("--dataset", "digits", "--latent_dim", "2", "--hidden_size", "16")
+MANY_EPOCHS = ("--num_epochs", "1000000", "--restore", "True")
+
+# train.py, which saves after every epoch; a test adds a fault to it.
+TRAIN = """
+import errno, sys, train
+from vae import checkpoints, runs
+runs.SAVE_EPOCHS = 1
+{fault}
+sys.exit(train.main(sys.argv[1:]))
+"""
+FULL_DISK = """
+write = checkpoints.write
+def failing_write(state, folder, epoch):
+    if epoch == 3:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+    write(state, folder, epoch)
+checkpoints.write = failing_write
+"""
+
+
+@pytest.fixture(autouse=True)
+def path_of_modules(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Returns a function that gives the command of a worker whose folders are below tmp_path."""
+
+    def make_command(*argv, fault="", data_dir="data"):
+        paths = ["--checkpoints_dir", tmp_path / "checkpoints", "--pictures_dir", tmp_path / "pictures"]
+        return ["-c", TRAIN.format(fault=fault), *argv, *map(str, paths), "--data_dir", str(tmp_path / data_dir)]
+
+    return make_command
+
+
+def only_run(tmp_path):
+    (run,) = runs.trained(tmp_path / "checkpoints")
+    return run
+
+
+def wait_for_epoch(tmp_path, epoch, processes):
+    """Waits until a cluster has saved an epoch."""
+    deadline = time.monotonic() + 120
+    while not any(runs.saved_epoch(run) >= epoch for run in runs.trained(tmp_path / "checkpoints")):
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes), endings(processes)
+        time.sleep(0.05)
+
+
+def check_history(run):
+    epochs = [row.epoch for row in runs.read_history(run)]
+    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= runs.saved_epoch(run)
+
+
+def run_all(commands, **options):
+    """Runs a cluster to its end; returns each worker's exit code and output."""
+    with started_workers(commands, **options) as processes:
+        return endings(processes)
+
+
+# ---- Refused runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_run_a_finished_run_and_a_run_carried_on(command, tmp_path):
+    first, again, finished = [
+        run_all([command(*DIGITS, *argv)] * 2)
+        for argv in (("--num_epochs", "1"), ("--num_epochs", "2"), ("--num_epochs", "1", "--restore", "True"))
+    ]
+    assert [code for code, _ in first] == [0, 0], first
+    assert [code for code, _ in again] == [1, 1], again
+    assert all("holds a model trained to epoch 1" in output for _, output in again)
+    assert [code for code, _ in finished] == [0, 0], finished
+    assert all("nothing to do" in output for _, output in finished)
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_all(command):
+    for code, output in run_all([command(*DIGITS, "--batch_size", "99")] * 2):
+        assert code == 2 and "takes a multiple of 2" in output and "nearest: 98 or 100" in output
+
+
+def test_workers_with_other_parameters_are_refused(command):
+    for code, output in run_all([command(*DIGITS), command(*DIGITS, "--seed", "1")]):
+        assert code == 2 and "parameters of worker 1" in output and "--seed 1" in output
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_missing_data_on_one_worker_reaches_all(lacking, command, small_data, tmp_path):
+    (tmp_path / "data").symlink_to(small_data)
+    environment = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
+    environment |= {"PIP_FIND_LINKS": str(tmp_path)}
+    commands = [command("--allow_unverified", "--hidden_size", "8")] * 2
+    commands[lacking] = command("--allow_unverified", "--hidden_size", "8", data_dir="none")
+    for code, output in run_all(commands, environment=environment):
+        assert code == 1 and "cannot get" in output and "Traceback" not in output
+
+
+# ---- While training ------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_on_the_chief_reaches_all_and_the_last_save_holds(command, tmp_path):
+    results = run_all([command(*DIGITS, *MANY_EPOCHS, fault=FULL_DISK), command(*DIGITS, *MANY_EPOCHS)])
+    for code, output in results:
+        assert code == 1 and "No space left on device" in output and "Traceback" not in output
+    assert runs.saved_epoch(only_run(tmp_path)) == 2
+    assert [code for code, _ in run_all([command(*DIGITS, "--num_epochs", "4", "--restore", "True")] * 2)] == [0, 0]
+    assert runs.saved_epoch(only_run(tmp_path)) == 4
+
+
+def test_a_diverged_run_ends_on_all(command):
+    for code, output in run_all([command(*DIGITS, "--learning_rate", "1e30")] * 2):
+        assert code == 1 and "is not a finite number" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_on_one_worker_stops_all_at_the_same_epoch_saved(number, index, command, tmp_path):
+    with started_workers([command(*DIGITS, *MANY_EPOCHS)] * 2) as processes:
+        wait_for_epoch(tmp_path, 2, processes)
+        processes[index].send_signal(number)
+        results = endings(processes)
+    assert [code for code, _ in results] == [128 + number] * 2, results
+    assert "stopping at the end of this epoch" in results[index][1]
+    epoch = runs.saved_epoch(only_run(tmp_path))
+    assert "to continue: python train.py" in results[0][1] and f"up to epoch {epoch};" in results[1][1]
+    assert runs.read_history(only_run(tmp_path))[-1].epoch == epoch
+
+
+def test_a_second_signal_stops_all_at_once(command, tmp_path):
+    """conv3 with a large batch has epochs that are long enough for two signals."""
+    argv = ("--dataset", "digits", "--vae_type", "conv3", "--batch_size", "1400", *MANY_EPOCHS)
+    with started_workers([command(*argv)] * 2) as processes:
+        wait_for_epoch(tmp_path, 1, processes)
+        processes[1].send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        processes[1].send_signal(signal.SIGINT)
+        results = endings(processes)
+    assert [code for code, _ in results] == [130, 130], results
+    check_history(only_run(tmp_path))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_worker_is_named_within_a_minute(number, lost, command, tmp_path):
+    with started_workers([command(*DIGITS, *MANY_EPOCHS)] * 2) as processes:
+        wait_for_epoch(tmp_path, 2, processes)
+        processes[lost].send_signal(number)
+        started = time.monotonic()
+        ((code, output),) = endings([processes[1 - lost]])
+    assert time.monotonic() - started < 60
+    assert code == 1 and f"worker {lost} (127.0.0.1:" in output and "was lost" in output
+    assert "start all workers again with --restore True" in output and "Traceback" not in output
+    check_history(only_run(tmp_path))
+
+
+def test_one_process_two_workers_and_one_process_carry_a_run_on(command, tmp_path):
+    """The chief is killed, then the other worker, and no saved epoch is lost."""
+    epoch = 0
+    for num_workers, lost in ((1, 0), (2, 0), (2, 1), (1, 0)):
+        with started_workers([command(*DIGITS, *MANY_EPOCHS)] * num_workers) as processes:
+            wait_for_epoch(tmp_path, epoch + 2, processes)
+            processes[lost].send_signal(signal.SIGKILL)
+            endings(processes)
+        new_epoch = runs.saved_epoch(only_run(tmp_path))
+        assert new_epoch >= epoch + 2
+        epoch = new_epoch
+        check_history(only_run(tmp_path))
+    argv = ("--num_epochs", str(epoch + 1), "--restore", "True")
+    assert [code for code, _ in run_all([command(*DIGITS, *argv)] * 2)] == [0, 0]
+    _, history = saved(only_run(tmp_path))
+    assert len(history) == epoch + 1
+
+
+# ---- Waiting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_never_starts_is_named_and_given_up(command):
+    with started_workers([command(*DIGITS, "--worker_timeout", "12"), ["-c", ""]]) as processes:
+        code, output = endings(processes)[0]
+    assert code == 1 and "waiting for worker 1 (127.0.0.1:" in output
+    assert "did not answer within 12 s; to wait longer: --worker_timeout" in output
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_ctrl_c_works_while_waiting(index, command):
+    commands = [["-c", ""], ["-c", ""]]
+    commands[index] = command(*DIGITS)
+    with started_workers(commands) as processes:
+        assert "waiting for" in processes[index].stderr.readline()
+        processes[index].send_signal(signal.SIGINT)
+        code, output = endings(processes)[index]
+    assert code == 130 and "stopped" in output and "Traceback" not in output

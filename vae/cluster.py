@@ -1,0 +1,373 @@
+"""The processes that train one model together: TensorFlow's variable TF_CONFIG, and what they tell each other.
+
+Every process of a cluster is called a worker here; the first one is the chief. Each worker has a plain socket to the
+chief, from before TensorFlow connects them until the run ends. It carries small messages only: who is there, that
+a process is alive, values that all must know, and how a process ends. The gradients go through TensorFlow, which cannot
+be interrupted while it waits for a worker, and does not say which worker is missing. Plain sockets can.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+# A worker says every so often that it is alive. If it has been silent for longer than the limit, it counts as lost.
+HEARTBEAT_SECONDS = 3.0
+LOST_SECONDS = 25.0
+# How often a worker says whom it waits for, and how often it tries to reach a chief that does not answer yet.
+REPORT_SECONDS = 10.0
+RETRY_SECONDS = 0.2
+# When another worker ends with an error, this one may be about to report the same error in its own words.
+GRACE_SECONDS = 1.0
+
+JOBS = ("chief", "worker")
+
+
+class ClusterError(ValueError):
+    """TF_CONFIG, or an address in it, cannot be used."""
+
+
+class Task(NamedTuple):
+    """A worker's name, "chief" or "worker 1" for example, and its address, "host:port"."""
+
+    name: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address})"
+
+
+class Cluster(NamedTuple):
+    """All workers, the chief first, and which of them this process is."""
+
+    tasks: tuple[Task, ...]
+    index: int
+
+
+# ---- TF_CONFIG -----------------------------------------------------------------------------------------------------
+
+
+def parse_tf_config(text: str) -> Cluster | None:
+    """Returns the cluster that TF_CONFIG describes, or None if it has no more than one worker.
+
+    Raises ClusterError with one line that says what is wrong.
+    """
+    try:
+        content = json.loads(text or "{}")
+    except ValueError as error:
+        raise ClusterError(f"TF_CONFIG takes JSON, got {text!r} ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("cluster", {}), dict):
+        raise ClusterError(f"TF_CONFIG takes an object with 'cluster' and 'task', got {text!r}")
+    addresses_of_jobs = content.get("cluster", {})
+    if not addresses_of_jobs:
+        return None
+    for job, addresses in addresses_of_jobs.items():
+        check_job(job, addresses)
+    tasks = list_tasks(addresses_of_jobs)
+    index = index_of_task(content.get("task"), addresses_of_jobs)
+    if len(tasks) == 1:
+        return None
+    return Cluster(tuple(tasks), index)
+
+
+def check_job(job: str, addresses: Any) -> None:
+    """Raises ClusterError unless a job is one of JOBS, and its addresses are a list of "host:port"."""
+    if job not in JOBS:
+        raise ClusterError(f"TF_CONFIG: a cluster takes the jobs {' and '.join(JOBS)}, got {job!r}")
+    if not isinstance(addresses, list) or not all(is_address(address) for address in addresses):
+        raise ClusterError(f"TF_CONFIG: the job {job!r} takes a list of 'host:port', got {addresses!r}")
+    if job == "chief" and len(addresses) > 1:
+        raise ClusterError(f"TF_CONFIG: a cluster takes one chief, got {len(addresses)}")
+
+
+def is_address(value: Any) -> bool:
+    """Returns whether a value is an address of the form "host:port"."""
+    if not isinstance(value, str):
+        return False
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+
+
+def list_tasks(addresses_of_jobs: dict[str, list[str]]) -> list[Task]:
+    """Returns the tasks, the chief first. Without a job of that name, worker 0 is the chief."""
+    tasks = [Task("chief", address) for address in addresses_of_jobs.get("chief", [])]
+    tasks += [Task(f"worker {i}", address) for i, address in enumerate(addresses_of_jobs.get("worker", []))]
+    addresses = [task.address for task in tasks]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise ClusterError(f"TF_CONFIG: the address {address} belongs to more than one task")
+    return tasks
+
+
+def index_of_task(task: Any, addresses_of_jobs: dict[str, list[str]]) -> int:
+    """Returns the place of this process in list_tasks, for the 'task' of TF_CONFIG: {"type": ..., "index": ...}."""
+    if not isinstance(task, dict):
+        raise ClusterError(f"TF_CONFIG takes a 'task' with 'type' and 'index', got {task!r}")
+    job = task.get("type")
+    if job not in addresses_of_jobs:
+        jobs = " or ".join(addresses_of_jobs)
+        raise ClusterError(f"TF_CONFIG: the task's type takes {jobs} in this cluster, got {job!r}")
+    num_tasks = len(addresses_of_jobs[job])
+    # Shell scripts tend to write the index with quotation marks, which TensorFlow accepts.
+    index = str(task.get("index"))
+    if not (index.isascii() and index.isdigit() and int(index) < num_tasks):
+        raise ClusterError(f"TF_CONFIG: the task's index takes 0 to {num_tasks - 1} for a {job}, got {index}")
+    num_before = len(addresses_of_jobs.get("chief", [])) if job == "worker" else 0
+    return num_before + int(index)
+
+
+# ---- Messages ------------------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """A socket that carries messages, each a JSON object in a line of its own."""
+
+    def __init__(self, plain_socket: socket.socket) -> None:
+        plain_socket.settimeout(LOST_SECONDS)
+        plain_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = plain_socket
+        self._lines = plain_socket.makefile("r", encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def send(self, **message: Any) -> None:
+        """Sends a message. Nothing happens if the other end is gone: `receive` finds that out."""
+        line = json.dumps(message) + "\n"
+        with self._lock, contextlib.suppress(OSError):
+            self._socket.sendall(line.encode())
+
+    def receive(self) -> dict[str, Any] | None:
+        """Waits for the next message; returns None if the other end is gone, silent, or sends something else."""
+        try:
+            message = json.loads(self._lines.readline(2**20))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(message, dict):
+            return None
+        return message
+
+    def close(self) -> None:
+        """Closes the socket, which ends a `receive` on either end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class Link:
+    """This process's connections to the other workers: the chief has one to each of them, the others one to the chief.
+
+    A thread for each connection receives its messages. If another worker is lost or ends with an error, the thread
+    reports it and ends this process at once, since the main thread may be waiting inside TensorFlow for ever. Whatever
+    is being saved then is left behind as by a kill: the previous checkpoint stays in use.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.tasks = cluster.tasks
+        self.index = cluster.index
+        self._connections: dict[int, Connection] = {}
+        self._values: dict[int, queue.SimpleQueue] = {i: queue.SimpleQueue() for i in range(len(cluster.tasks))}
+        self._is_ending = threading.Event()
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that reads and writes the run's folder."""
+        return self.index == 0
+
+    def meet(self, timeout: float) -> None:
+        """Waits until all workers have started and reach each other, and says every 10 s for whom it waits.
+
+        Raises ClusterError if this worker's port is taken, and TimeoutError if another one does not answer within
+        `timeout` seconds.
+        """
+        threading.Thread(target=self._beat, daemon=True).start()
+        with self._listen() as listener:
+            if self.is_chief:
+                self._accept_all(listener, timeout)
+            else:
+                self._connect_to_chief(timeout)
+            # TensorFlow connects each worker to all others, so a firewall between two of them has to be found here.
+            # The chief's answer also tells the others that all have started.
+            self.exchange(None)
+            for index, task in enumerate(self.tasks):
+                if index != self.index:
+                    wait_for_answer(task, timeout).close()
+            self.exchange(None)
+        # The listener is closed now, so that TensorFlow can have the port. Nothing of TensorFlow starts before all
+        # workers have come this far: they exchange what they agree on first.
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Returns the values that all workers give, the chief's first. Every worker must call it; JSON values only."""
+        if not self.is_chief:
+            self._connections[0].send(value=value)
+            return self._values[0].get()
+        others = [self._values[i].get() for i in range(1, len(self.tasks))]
+        values = [value, *others]
+        for connection in self._connections.values():
+            connection.send(value=values)
+        return values
+
+    def end(self, exit_code: int, message: str) -> None:
+        """Tells the other workers that this one ends, and why. They end with the same exit code."""
+        self._is_ending.set()
+        for connection in self._connections.values():
+            connection.send(end=f"{self.tasks[self.index]}: {message}", exit_code=exit_code)
+
+    def close(self) -> None:
+        """Closes all connections, and lets the others know that this worker is not lost."""
+        self._is_ending.set()
+        for connection in self._connections.values():
+            connection.send(goodbye=True)
+            connection.close()
+
+    def wait_for_loss(self) -> None:
+        """Waits until a thread has found out which worker was lost, and has ended this process; at most 2 limits."""
+        time.sleep(2 * LOST_SECONDS)
+
+    def _listen(self) -> socket.socket:
+        """Returns a socket that listens on this worker's port, on all interfaces, as TensorFlow will."""
+        address = self.tasks[self.index].address
+        port = int(address.rpartition(":")[2])
+        try:
+            return socket.create_server(("", port), backlog=len(self.tasks))
+        except OSError as error:
+            raise ClusterError(
+                f"TF_CONFIG: cannot listen on {address}, this worker's address: {os.strerror(error.errno or 0)}"
+            ) from None
+
+    def _accept_all(self, listener: socket.socket, timeout: float) -> None:
+        """Accepts a connection from each of the other workers."""
+        started = time.monotonic()
+        last_report = started
+        listener.settimeout(RETRY_SECONDS)
+        while len(self._connections) < len(self.tasks) - 1:
+            with contextlib.suppress(TimeoutError):
+                plain_socket, _ = listener.accept()
+                threading.Thread(target=self._greet, args=(Connection(plain_socket),), daemon=True).start()
+            missing = [str(task) for i, task in enumerate(self.tasks) if i > 0 and i not in self._connections]
+            now = time.monotonic()
+            if missing and now - started > timeout:
+                raise TimeoutError(describe_timeout(missing, timeout))
+            if missing and now - last_report > REPORT_SECONDS:
+                report(f"waiting for {', '.join(missing)}")
+                for connection in list(self._connections.values()):
+                    connection.send(waiting_for=missing)
+                last_report = now
+
+    def _greet(self, connection: Connection) -> None:
+        """Finds out which worker has connected, and receives its messages. Strangers are turned away."""
+        hello = connection.receive() or {}
+        index = hello.get("index")
+        is_worker = isinstance(index, int) and 0 < index < len(self.tasks)
+        if not is_worker or index in self._connections:
+            connection.close()
+            return
+        addresses = [task.address for task in self.tasks]
+        self._connections[index] = connection
+        if hello.get("addresses") != addresses:
+            self._end_because(f"{self.tasks[index]} has another cluster in its TF_CONFIG", exit_code=2)
+        self._receive(index)
+
+    def _connect_to_chief(self, timeout: float) -> None:
+        """Connects to the chief as soon as it answers."""
+        self._connections[0] = Connection(wait_for_answer(self.tasks[0], timeout))
+        self._connections[0].send(index=self.index, addresses=[task.address for task in self.tasks])
+        threading.Thread(target=self._receive, args=(0,), daemon=True).start()
+
+    def _beat(self) -> None:
+        """Says that this process is alive, until it ends."""
+        while not self._is_ending.wait(HEARTBEAT_SECONDS):
+            for connection in list(self._connections.values()):
+                connection.send()
+
+    def _receive(self, index: int) -> None:
+        """Receives the messages of another worker until one of the two ends."""
+        while True:
+            message = self._connections[index].receive()
+            if message is None:
+                self._end_because(describe_loss(self.tasks[index]), exit_code=1)
+                return
+            if "goodbye" in message:
+                return
+            if "end" in message:
+                time.sleep(GRACE_SECONDS)
+                self._end_because(message["end"], message["exit_code"])
+                return
+            if "waiting_for" in message:
+                report(f"waiting for {', '.join(message['waiting_for'])}")
+            if "value" in message:
+                self._values[index].put(message["value"])
+
+    def _end_because(self, reason: str, exit_code: int) -> None:
+        """Ends this process because another worker ended or was lost, unless it is ending already."""
+        if self._is_ending.is_set():
+            return
+        self._is_ending.set()
+        for connection in list(self._connections.values()):
+            connection.send(end=reason, exit_code=exit_code)
+        end_process(reason, exit_code)
+
+
+def wait_for_answer(task: Task, timeout: float) -> socket.socket:
+    """Returns a socket that is connected to another worker, once that one answers. Raises TimeoutError."""
+    host, _, port = task.address.rpartition(":")
+    started = time.monotonic()
+    last_report = started
+    while True:
+        with contextlib.suppress(OSError):
+            answer = socket.create_connection((host.strip("[]"), int(port)), timeout=REPORT_SECONDS)
+            # On one machine, a socket that tries for long enough may connect to itself.
+            if answer.getsockname() != answer.getpeername():
+                return answer
+            answer.close()
+        now = time.monotonic()
+        if now - started > timeout:
+            raise TimeoutError(describe_timeout([str(task)], timeout))
+        if now - last_report > REPORT_SECONDS:
+            report(f"waiting for {task}")
+            last_report = now
+        time.sleep(RETRY_SECONDS)
+
+
+def describe_timeout(missing: Sequence[str], timeout: float) -> str:
+    """Returns the error for workers that have not started in time."""
+    return f"{', '.join(missing)} did not answer within {timeout:g} s; to wait longer: --worker_timeout"
+
+
+def describe_loss(task: Task) -> str:
+    """Returns the error for a worker that has gone without a word."""
+    return f"{task} was lost; the last save is kept; to continue from it, start all workers again with --restore True"
+
+
+def report(message: str) -> None:
+    """Prints a message to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def end_process(message: str, exit_code: int) -> NoReturn:
+    """Prints a message and ends this process at once, from any thread. TensorFlow may be waiting in another one."""
+    kind = "error: " if exit_code else ""
+    report(f"{os.path.basename(sys.argv[0])}: {kind}{message}")
+    sys.stdout.flush()
+    os._exit(exit_code)
+
+
+@contextlib.contextmanager
+def joined(cluster: Cluster, timeout: float, exit_code_of: Callable[[BaseException], int]) -> Iterator[Link]:
+    """Yields the Link of this process to the other workers, once all of them have started: see Link.meet.
+
+    If the block fails, the others are told why, and end with the exit code that exit_code_of(error) returns.
+    """
+    link = Link(cluster)
+    try:
+        link.meet(timeout)
+        yield link
+    except BaseException as error:
+        link.end(exit_code_of(error), str(error) or "stopped")
+        raise
+    finally:
+        link.close()

@@ -1,0 +1,190 @@
+"""Training on several replicas of a model: the workers of a cluster, or the GPUs of one machine.
+
+All replicas have the same weights. Each takes its share of the rows of a step's batch, and their gradients are summed
+before Adam uses them (synchronous data parallelism, by tf.distribute). The random draws are those of a run on one
+machine, so that the results are the same up to rounding: see training.make_blocks, which each worker runs for itself.
+"""
+
+import contextlib
+import hashlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from vae import training
+from vae.cluster import ClusterError, Link
+from vae.model import VAE
+from vae.training import Block
+
+# What TensorFlow raises in the other workers if one is lost.
+LOSS_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
+
+class Replicas:
+    """The replicas that train one model. Several workers have a `link`; the GPUs of one machine have none."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, link: Link | None = None) -> None:
+        self.strategy = strategy
+        self.link = link
+        self.count: int = strategy.num_replicas_in_sync
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that reads and writes the run's folder."""
+        return self.link is None or self.link.is_chief
+
+    def create_state(self, build_model: Callable[[], VAE], learning_rate: float) -> tf.train.Checkpoint:
+        """Returns the same as training.create_state, with a copy of each variable on every replica."""
+        with self.strategy.scope():
+            state = training.create_state(build_model(), learning_rate)
+        # int() takes no variable that was made in the scope.
+        state.epoch = tf.Variable(0, dtype=tf.int64)
+        return state
+
+    def broadcast(self, state: tf.train.Checkpoint) -> None:
+        """Gives every worker the chief's state, bit for bit."""
+        variables = [*state.model.trainable_variables, *state.optimizer.variables, state.epoch]
+        # The sum over the workers is the chief's value, since the others add zeros. As whole numbers, the bits of
+        # floating-point numbers are summed exactly.
+        bits = [np.ravel(variable.numpy()).view(np.int32) for variable in variables]
+        is_chief = int(self.is_chief)
+        total = self._make_sum(tf.constant(np.concatenate(bits) * is_chief)).numpy()
+        first = 0
+        for variable, variable_bits in zip(variables, bits, strict=True):
+            last = first + len(variable_bits)
+            dtype = variable.numpy().dtype
+            variable.assign(total[first:last].view(dtype).reshape(tuple(variable.shape)))
+            first = last
+
+    def agreed_signal(self, number: int) -> int:
+        """Returns the number of a signal that any of the workers has received, the same on all of them, or 0.
+
+        number: that of the signal that this worker has received, or 0. Every worker must call it.
+        """
+        if self.link is None:
+            return number
+        return max(self.link.exchange(number))
+
+    def compile_block(self, state: tf.train.Checkpoint, batch_size: int) -> Callable[[Block], np.ndarray]:
+        """Returns a function that takes the optimizer steps of a Block. See training.compile_block.
+
+        Every worker must call it with the same blocks. batch_size is that of all replicas together.
+        """
+        model = state.model
+        optimizer = state.optimizer
+        variables = model.trainable_variables
+        share = batch_size // self.count
+        sizes = training.part_sizes(model, share)
+
+        # XLA has no collective operations on CPUs, so that it compiles this part of a step only.
+        @tf.function(jit_compile=model.jit_compile, autograph=False)
+        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+            with tf.GradientTape() as tape:
+                parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
+                elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
+                # This replica's share of the means over the batch.
+                log_likelihood = tf.reduce_sum(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)) / batch_size
+                kl = tf.reduce_sum(tf.concat([elbo.kl for elbo in elbos], axis=0)) / batch_size
+                loss = kl - log_likelihood
+            return tape.gradient(loss, variables), tf.stack([log_likelihood, kl])
+
+        def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            first = replica * share
+            x_share = tf.ensure_shape(x[first : first + share], (share, x.shape[-1]))
+            noise_share = tf.ensure_shape(noise[first : first + share], (share, noise.shape[-1]))
+            gradients, terms = compute_gradients(x_share, noise_share)
+            # Keras sums the gradients over the replicas.
+            optimizer.apply(gradients, variables)
+            return terms
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def take_steps(x: tf.Tensor, noise: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
+            batches = tf.reshape(x, (-1, batch_size, x.shape[-1]))
+            noises = tf.reshape(noise, (-1, batch_size, noise.shape[-1]))
+
+            def body(step: tf.Tensor, terms: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+                results = self.strategy.run(take_step, (batches[step], noises[step]))
+                local_terms = tf.add_n(self.strategy.experimental_local_results(results))
+                return step + 1, terms.write(step, local_terms)
+
+            terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
+            _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
+            return self._sum_over_workers(terms.stack())
+
+        def train_block(block: Block) -> np.ndarray:
+            terms = take_steps(block.x, block.noise, tf.constant(block.num_steps))
+            return terms.numpy()[: block.num_steps]
+
+        return train_block
+
+    def _make_sum(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the workers' values, the same on all of them."""
+        return tf.function(self._sum_over_workers, autograph=False)(value)
+
+    def _sum_over_workers(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the workers' values, inside a tf.function."""
+        num_local = len(self.strategy.extended.worker_devices)
+
+        def reduce_in_replica(value: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            # The replicas of one worker all have that worker's value, so that one of them is enough.
+            is_first = context.replica_id_in_sync_group % num_local == 0
+            counted = tf.where(is_first, value, tf.zeros_like(value))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, counted)
+
+        results = self.strategy.run(reduce_in_replica, (value,))
+        return self.strategy.experimental_local_results(results)[0]
+
+
+def connect(link: Link) -> Replicas:
+    """Returns the Replicas of a cluster's workers. TensorFlow must not have been used before.
+
+    Raises ClusterError if TensorFlow's server cannot be started.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:
+        task = link.tasks[link.index]
+        raise ClusterError(f"TF_CONFIG: TensorFlow cannot listen on {task.address}: {error.message}") from None
+    # TensorFlow takes SIGTERM for itself.
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return Replicas(strategy, link)
+
+
+@contextlib.contextmanager
+def loss_reported(link: Link) -> Iterator[None]:
+    """Turns an error of TensorFlow's connections into a report of which worker was lost.
+
+    TensorFlow often notices a loss before the link does, but does not name the worker.
+    """
+    try:
+        yield
+    except LOSS_ERRORS as error:
+        link.wait_for_loss()
+        raise ConnectionError(f"TensorFlow lost its connection to another worker: {error.message}") from None
+
+
+def on_gpus() -> Replicas:
+    """Returns the Replicas of this machine's GPUs."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return Replicas(tf.distribute.MirroredStrategy([gpu.name for gpu in gpus]))
+
+
+def digest(arrays: Sequence[np.ndarray]) -> str:
+    """Returns a sha256 of arrays and their shapes, in hexadecimal."""
+    sha256 = hashlib.sha256()
+    for array in arrays:
+        sha256.update(repr((array.shape, array.dtype.str)).encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
