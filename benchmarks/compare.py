@@ -13,8 +13,8 @@ LIMIT = "the limit"
 OURS = "this project"
 # What cli.tensorflow_environment sets for this project. Rows that name these flags are measured with them.
 OUR_XLA_FLAGS = "--xla_cpu_prefer_vector_width=512"
-# A peer is measured as its users get it. Further rows try this project's XLA flags, and steps that compute their batch
-# in two halves.
+# A peer is measured as its users get it. If it gains from this project's XLA flags, or from steps that compute their
+# batch in two halves, it has a second row with them.
 FLAT = (
     Contender(LIMIT, "benchmarks.limit", kind="flat_binarized"),
     Contender(OURS, "benchmarks.ours", kind="flat_binarized"),
@@ -37,12 +37,6 @@ FLAT = (
         kind="fit",
         xla_flags=OUR_XLA_FLAGS,
     ),
-    Contender(
-        "Keras: `fit`, XLA, `steps_per_execution=100`; this project's XLA flags, batch in two halves",
-        "benchmarks.peers.keras_fit",
-        kind="fit_parts",
-        xla_flags=OUR_XLA_FLAGS,
-    ),
     Contender("PyTorch: torch.compile, fused Adam", "benchmarks.peers.pytorch", kind="compiled"),
     Contender("PyTorch: eager, fused Adam", "benchmarks.peers.pytorch", kind="eager"),
 )
@@ -56,11 +50,6 @@ CONV3 = (
         "PyTorch: channels-last, eager, fused Adam, bfloat16 autocast",
         "benchmarks.peers.pytorch",
         kind="conv3_bfloat16",
-    ),
-    Contender(
-        "PyTorch: channels-last, torch.compile, bfloat16 autocast",
-        "benchmarks.peers.pytorch",
-        kind="conv3_bfloat16_compiled",
     ),
     Contender("JAX + Optax: jitted step", "benchmarks.peers.jax_scan", kind="conv3"),
 )

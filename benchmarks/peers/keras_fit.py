@@ -18,11 +18,10 @@ MAX_BLOCK_STEPS = 100
 
 
 class VAE(keras.Model):
-    """d -> H -> H -> 2L and back, for d binary pixels. A training step splits its batch into num_parts equal parts."""
+    """d -> H -> H -> 2L and back, for d binary pixels."""
 
-    def __init__(self, pixels: int, hidden_size: int, num_parts: int) -> None:
+    def __init__(self, pixels: int, hidden_size: int) -> None:
         super().__init__()
-        self.num_parts = num_parts
         self.encoder = keras.Sequential(
             [
                 layers.Dense(hidden_size, activation="relu"),
@@ -51,11 +50,8 @@ class VAE(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes a step of Adam on x [100, d] and noise ~ N(0, I), [100, L]; returns the mean ELBO in nats."""
         x, noise = data
-        x_parts = ops.split(ops.cast(x, "float32"), self.num_parts)
-        noise_parts = ops.split(noise, self.num_parts)
         with tf.GradientTape() as tape:
-            parts = zip(x_parts, noise_parts, strict=True)
-            loss = sum(self.sum_of_negative_elbos(x_part, noise_part) for x_part, noise_part in parts) / BATCH_SIZE
+            loss = self.sum_of_negative_elbos(ops.cast(x, "float32"), noise) / BATCH_SIZE
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         self.elbo.update_state(-loss)
@@ -104,13 +100,12 @@ def make_data(images: np.ndarray, block_steps: int) -> tf.data.Dataset:
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "fit", "fit_parts")
+    args = parse_arguments(__doc__, "fit")
     images = np.load(args.images)
     pixels = images.reshape(len(images), -1)
     steps = len(images) // BATCH_SIZE
     block_steps = min(MAX_BLOCK_STEPS, steps)
-    num_parts = 2 if args.kind == "fit_parts" else 1
-    model = VAE(pixels.shape[1], args.hidden_size, num_parts)
+    model = VAE(pixels.shape[1], args.hidden_size)
     optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-8)
     model.compile(optimizer, jit_compile=True, steps_per_execution=block_steps)
     model.fit(

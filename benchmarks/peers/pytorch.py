@@ -147,15 +147,7 @@ def make_batches(images: np.ndarray, is_conv3: bool) -> Iterator[tuple[torch.Ten
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(
-        __doc__,
-        "eager",
-        "compiled",
-        "conv3",
-        "conv3_compiled",
-        "conv3_bfloat16",
-        "conv3_bfloat16_compiled",
-    )
+    args = parse_arguments(__doc__, "eager", "compiled", "conv3", "conv3_compiled", "conv3_bfloat16")
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     images = np.load(args.images)
