@@ -27,7 +27,8 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
 workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
-	@train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
+	@trap 'kill $$! 2>/dev/null' EXIT; \
+	train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
 	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 1}}' $$train & \
 	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 0}}' $$train && wait $$!
 
@@ -53,7 +54,7 @@ explorer/node_modules: explorer/package.json
 report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY)) $(REPORT_FLAGS)
 
-benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 20 minutes, 8 GB, a C++ compiler
+benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 40 minutes, 8 GB, a C++ compiler
 	.venv-benchmark/bin/python -m benchmarks.run
 
 clean:  ## remove the environments and caches; data, checkpoints and pictures stay

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     effort = DEFAULT_EFFORT[args.config.network]
     images = trained.data.test_images[: effort.num_images]
-    num_samples = args.num_samples or effort.num_samples
+    num_samples = effort.num_samples if args.num_samples is None else args.num_samples
     with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
         metrics = evaluation.compute_metrics(trained.model, images, num_samples, on_image=bar.update)
 
@@ -79,9 +79,9 @@ def format_table(metrics: dict[str, Any]) -> str:
     lines.append("+-: the standard error over the images")
     if sample_size is not None:
         lines += [
-            "estimated to: the estimator's own error, from the importance samples",
-            "NLL: in expectation an upper bound on the true one, which the mixture comes closer to",
-            "      compare the NLL of q(z|x) with the literature",
+            "estimator's error: the standard error that the random importance samples add",
+            "Each NLL is, in expectation, an upper bound on the true one. That of the mixture is closer to it.",
+            "Compare the NLL of q(z|x) with the literature.",
         ]
     return "\n".join(lines)
 
@@ -91,8 +91,8 @@ def format_line(label: str, summary: dict[str, float], bits_per_dim: float | Non
     line = f"{label:34} {summary['mean']:10.2f} +- {summary['standard_error']:.2f} nats"
     if bits_per_dim is not None:
         line += f"   {bits_per_dim:.3f} bits/dim"
-    if "estimator_error" in summary:
-        line += f"   estimated to {summary['estimator_error']:.3f} nats"
+    if summary.get("estimator_error") is not None:
+        line += f"   (estimator's error {summary['estimator_error']:.3f} nats)"
     return line
 
 

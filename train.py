@@ -114,7 +114,7 @@ def train_in_cluster(args: argparse.Namespace, cluster: Cluster) -> int:
     train_with = train_as_chief if cluster.index == 0 else train_as_worker
     try:
         with joined(cluster, args.worker_timeout, exit_code_of) as link:
-            check_agreement(link, "parameters", " ".join(args.config.arguments()))
+            check_agreement(link, "flags", " ".join(args.config.arguments()))
             with distribution.loss_reported(link):
                 return train_with(args, link)
     except ClusterError as error:
@@ -138,7 +138,8 @@ def check_agreement(link: Link, name: str, value: str) -> None:
     for task, other_value in zip(link.tasks[1:], other_values, strict=True):
         if other_value != chief_value:
             raise cli.UsageError(
-                f"{name} of {task} differ from those of {link.tasks[0]}: {other_value!r} and {chief_value!r}"
+                f"the {name} of {task} differ from those of {link.tasks[0]}: {other_value!r} and {chief_value!r}; "
+                f"give all workers the same {name}"
             )
 
 
@@ -147,7 +148,7 @@ def connect_replicas(args: argparse.Namespace, link: Link, data: Dataset) -> Rep
     from vae import distribution
 
     digest = data.digest or distribution.digest([data.train_images, data.test_images])
-    check_agreement(link, "the images", digest)
+    check_agreement(link, "images", digest)
     replicas = distribution.connect(link)
     check_shares(args.config, replicas.count)
     return replicas
@@ -176,7 +177,7 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
     from vae import evaluation, runs, signals
 
     config = args.config
-    name = link.tasks[link.index].name
+    name = link.task.name
     data = load_training_data(args)
     replicas = connect_replicas(args, link, data)
     is_finished, *_ = link.exchange(None)
@@ -186,21 +187,21 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
     build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
     state = replicas.create_state(build_model, config.learning_rate)
     replicas.broadcast(state)
-    number = 0
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
+    signal_number = 0
     with signals.deferred() as received:
         rows = make_rows(config, data, state, measure_test_elbo, lambda num_steps: None, replicas)
         with contextlib.closing(rows):
             for _ in rows:
-                number = replicas.agreed_signal(first_of(received))
-                if number:
+                signal_number = replicas.agreed_signal(first_of(received))
+                if signal_number:
                     break
         # The chief may still fail to save.
         link.exchange("trained")
     print(f"{name}: trained up to epoch {int(state.epoch)}; saved by the chief")
-    if number == 0 or int(state.epoch) == config.num_epochs:
+    if signal_number == 0 or int(state.epoch) == config.num_epochs:
         return 0
-    return 128 + number
+    return 128 + signal_number
 
 
 # ---- Training ------------------------------------------------------------------------------------------------------
@@ -211,7 +212,8 @@ def train(args: argparse.Namespace, run: Run, data: Dataset, replicas: Replicas 
     from vae import evaluation
 
     config = args.config
-    warn_about_memory(config, data.train_images.shape[1:])
+    num_replicas = 1 if replicas is None else replicas.count
+    warn_about_memory(config, data.train_images.shape[1:], config.batch_size // num_replicas)
     picture = args.pictures_dir / config.run_name / "learning_curves.png"
     state = prepare_state(args, run, data, replicas)
     warn_about_precision(config, state.model)
@@ -228,8 +230,8 @@ def train(args: argparse.Namespace, run: Run, data: Dataset, replicas: Replicas 
     return 128 + signal_number
 
 
-def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Warns the user if a training step needs more memory than the machine has."""
+def warn_about_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
+    """Warns the user if a training step on num_images images needs more memory than the machine has."""
     import tensorflow as tf
 
     from vae import runs, training
@@ -237,12 +239,12 @@ def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
     # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
     with tf.Graph().as_default():
         model = runs.build(config, image_shape)
-    step_bytes = training.step_bytes(model, config.batch_size)
+    step_bytes = training.step_bytes(model, num_images)
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if step_bytes > machine_bytes:
         size = "x".join(map(str, image_shape))
         print(
-            f"a training step on {config.batch_size} images of {size} needs about {step_bytes / 2**30:.0f} GiB of "
+            f"a training step on {num_images} images of {size} needs about {step_bytes / 2**30:.0f} GiB of "
             f"memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
             "try a smaller --batch_size, or --image_size for your own images",
             file=sys.stderr,
@@ -356,6 +358,7 @@ def train_and_save(
             is_last = signal_number > 0 or row.epoch == config.num_epochs
             if is_last and not training.is_tested(row.epoch):
                 row = row._replace(test_elbo=measure_test_elbo())
+                training.check_finite(row.epoch, row.test_elbo)
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
                 run.save(state, config, data_verified=data.verified, data_digest=data.digest)

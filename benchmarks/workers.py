@@ -3,6 +3,7 @@
 This part alone: python -m benchmarks.workers.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.compare import column, median_ratio
 from benchmarks.rounds import ROUNDS, Measurement
+from config import Config
 from report.markdown import format_table
 
 ROOT = Path(__file__).parents[1]
@@ -40,57 +43,82 @@ SETUPS = (
 )
 
 
+COLUMNS = (
+    "model",
+    "processes",
+    "milliseconds per step",
+    "relative to 1 core",
+    "CPU milliseconds per step",
+    "relative to 1 core",
+)
+
+
 def section() -> str:
     """Returns the section on several workers."""
     rows = []
     for name, (vae_type, precision) in MODELS.items():
-        rows.append((name, *measure(vae_type, precision)))
-    columns = ["milliseconds a step (of the processor, a process)", *(setup.name for setup in SETUPS)]
+        rows += make_rows(name, measure(vae_type, precision))
     return "\n\n".join(
         [
             "## Several workers",
-            f"Batch size 100, on one machine, medians of {ROUNDS} rounds in which the columns take turns. In brackets: "
-            "the processor's time for a step in each process.",
-            format_table(columns, rows),
+            f"Steps of {Config().batch_size} images, on one machine. The three ways take turns for {ROUNDS} rounds. "
+            "Milliseconds are medians over the rounds, and ratios are medians of the ratios within each round. The CPU "
+            "time is that of the first process.",
+            format_table(COLUMNS, rows),
         ]
     )
 
 
-def measure(vae_type: str, precision: str) -> list[str]:
-    """Returns the cells of a row: the median milliseconds of a step in each of the SETUPS."""
+def measure(vae_type: str, precision: str) -> dict[str, list[Measurement]]:
+    """Returns the measurements of all rounds, by the names of the SETUPS."""
     rounds: dict[str, list[Measurement]] = {setup.name: [] for setup in SETUPS}
     for _ in range(ROUNDS):
         for setup in SETUPS:
             measurement = run(setup, vae_type, precision)
             print(f"{vae_type} {precision}, {setup.name}: {measurement}", file=sys.stderr, flush=True)
             rounds[setup.name].append(measurement)
-    cells = []
-    for measurements in rounds.values():
-        seconds = statistics.median(measurement["seconds"] for measurement in measurements)
-        processor_seconds = statistics.median(measurement["processor_seconds"] for measurement in measurements)
-        cells.append(f"{seconds * 1e3:.1f} ({processor_seconds * 1e3:.1f})")
-    return cells
+    return rounds
+
+
+def make_rows(name: str, rounds: dict[str, list[Measurement]]) -> list[list[str]]:
+    """Returns a row for each of the SETUPS, for a model with this name."""
+    one_core = rounds[SETUPS[0].name]
+    rows = []
+    for setup_name, measurements in rounds.items():
+        row = [name, setup_name]
+        for key in ("seconds", "processor_seconds"):
+            values = column(measurements, key)
+            row.append(f"{statistics.median(values) * 1e3:.1f}")
+            row.append(f"{median_ratio(values, column(one_core, key)):.2f}")
+        rows.append(row)
+    return rows
 
 
 def run(setup: Setup, vae_type: str, precision: str) -> Measurement:
     """Returns what the first process of a setup measured. Raises ChildProcessError if a process fails."""
-    addresses = [f"127.0.0.1:{free_port()}" for _ in setup.cores]
-    processes = []
-    for index, cores in enumerate(setup.cores):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.replicas", vae_type, precision]
-        environment = os.environ | {"TF_CONFIG": json.dumps(task)}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
-    outputs = [process.communicate()[0] for process in processes]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(setup.cores))]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for index, cores in enumerate(setup.cores):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.replicas", vae_type, precision]
+            environment = os.environ | {"TF_CONFIG": json.dumps(task)}
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append(process)
+        outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise ChildProcessError(f"{setup.name} failed: the messages are above")
     return json.loads(outputs[0])
 
 
-def free_port() -> int:
-    """Returns the number of a port that is free on this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as plain_socket:
-        return plain_socket.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Returns the numbers of ports that are free on this machine."""
+    with contextlib.ExitStack() as stack:
+        # All of them are taken before the first is given back, so that they differ.
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [plain_socket.getsockname()[1] for plain_socket in sockets]
 
 
 if __name__ == "__main__":

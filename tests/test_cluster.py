@@ -40,8 +40,12 @@ def start():
     """Returns a function that starts a worker with an action, and ends all of them after the test."""
     processes = []
 
-    def start_worker(ports, index, action="link.exchange(0)", timeout=20, job="worker"):
-        environment = {"TF_CONFIG": tf_config(ports, index), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    def start_worker(ports, index, action="link.exchange(0)", timeout=20, host="127.0.0.1"):
+        environment = {
+            "TF_CONFIG": tf_config(ports, index, host=host),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+        }
         command = [sys.executable, "-c", WORKER.format(action=action), str(timeout)]
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -89,6 +93,7 @@ def test_worker_0_is_the_chief_unless_there_is_a_job_of_that_name():
     ("text", "expected"),
     [
         ("{", "takes JSON, got '{'"),
+        ("[" * 100_000, "takes JSON, got '[[["),
         ("[]", "takes an object"),
         ('{"cluster": []}', "takes an object"),
         ('{"cluster": {"ps": ["a:1"]}}', "got 'ps'"),
@@ -96,12 +101,19 @@ def test_worker_0_is_the_chief_unless_there_is_a_job_of_that_name():
         ('{"cluster": {"worker": "a:1"}}', "list of 'host:port', got 'a:1'"),
         ('{"cluster": {"worker": ["a"]}}', "list of 'host:port', got ['a']"),
         ('{"cluster": {"worker": ["a:65536"]}}', "list of 'host:port'"),
+        (f'{{"cluster": {{"worker": ["a:{"1" * 5000}"]}}}}', "list of 'host:port'"),
+        ('{"cluster": {"worker": ["a..b:1"]}}', "list of 'host:port', got ['a..b:1']"),
         ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "more than one task"),
         ('{"cluster": {"chief": ["a:1", "b:2"]}}', "one chief, got 2"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}}', "'type' and 'index', got None"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "chief", "index": 0}}', "got 'chief'"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 3}}', "takes 0 to 1"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": -1}}', "takes 0 to 1"),
+        (
+            f'{{"cluster": {{"worker": ["a:1", "b:2"]}}, "task": {{"type": "worker", "index": "{"9" * 5000}"}}}}',
+            "takes 0 to 1",
+        ),
+        ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": ["worker"], "index": 0}}', "got ['worker']"),
         ('{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "evaluator", "index": 0}}', "got 'evaluator'"),
     ],
 )
@@ -167,6 +179,46 @@ def test_workers_of_different_clusters_are_refused(start):
     for process in (chief, other):
         code, _, errors = ending(process)
         assert code == 2 and "has another cluster in its TF_CONFIG" in errors
+
+
+def test_two_processes_with_the_same_index_are_refused(start):
+    """On one machine the port would be taken. Here, two plain sockets stand for processes on two machines."""
+    ports = free_ports(3)
+    chief = start(ports, 0)
+    hello = json.dumps({"index": 1, "addresses": [f"127.0.0.1:{port}" for port in ports]}) + "\n"
+    assert "waiting for worker 1" in chief.stderr.readline()
+    with socket.create_connection(("127.0.0.1", ports[0])) as first:
+        first.sendall(hello.encode())
+        while "worker 1" in chief.stderr.readline():
+            pass
+        with socket.create_connection(("127.0.0.1", ports[0])) as second:
+            second.sendall(hello.encode())
+            answer = json.loads(second.makefile().readline())
+    assert answer["exit_code"] == 2
+    assert f"another process takes part as worker 1 (127.0.0.1:{ports[1]})" in answer["end"]
+
+
+def test_a_worker_that_waits_for_one_that_has_ended_ends(start):
+    ports = free_ports(2)
+    chief = start(ports, 0, "link.exchange(0)")
+    worker = start(ports, 1, "pass")
+    assert ending(worker)[0] == 0
+    code, output, errors = ending(chief)
+    assert (code, output) == (7, "met\n") and f"worker 1 (127.0.0.1:{ports[1]}) has ended" in errors
+
+
+def test_the_ports_are_free_once_they_are_released(start):
+    ports = free_ports(2)
+    action = f"link.release_ports(); import socket; socket.create_server(('', {ports}[link.index])).close()"
+    for process in [start(ports, index, action) for index in range(2)]:
+        assert ending(process) == (0, "met\n", "")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_workers_meet_over_ipv6(start):
+    ports = free_ports(2)
+    for process in [start(ports, index, host="[::1]") for index in range(2)]:
+        assert ending(process)[0] == 0
 
 
 def test_strangers_are_turned_away(start):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.integrate import quad
 from scipy.special import expit, logit
 
-from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
+from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE, MIN_SHARING_ROWS, bernoulli_log_prob
 
 A = LOGIT_SQUEEZE
 CONTINUOUS = ("normal", "logit_normal")
@@ -61,6 +61,18 @@ def test_bernoulli_log_prob_is_that_of_scipy():
     log_prob = LIKELIHOODS["bernoulli"].log_prob(x, logits[..., None]).numpy()
     expected = scipy.stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-logits.astype(float)))).sum(-1)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [3, MIN_SHARING_ROWS])
+def test_the_gradients_of_bernoulli_log_prob_are_the_derivatives(num_rows):
+    logits = tf.constant(new_rng().normal(0, 3, (num_rows, 7)))
+    x = tf.constant(new_rng().uniform(0, 1, (num_rows, 7)))
+    with tf.GradientTape() as tape:
+        tape.watch([x, logits])
+        log_prob = bernoulli_log_prob(x, logits)
+    slopes_in_x, slopes_in_logits = tape.gradient(log_prob, [x, logits])
+    np.testing.assert_allclose(slopes_in_x, logits, rtol=1e-12)
+    np.testing.assert_allclose(slopes_in_logits, x - 1 / (1 + np.exp(-logits)), rtol=1e-12)
 
 
 def test_bernoulli_sums_to_one():

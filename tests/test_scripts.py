@@ -313,9 +313,9 @@ def test_bad_images_give_one_line_and_exit_code_1(workspace, tmp_path, capsys):
 
 def test_a_step_that_does_not_fit_into_memory_gives_a_warning(workspace, capsys, monkeypatch):
     """The weights for the largest images here would take 59 TB, so the warning comes before the model is built."""
-    train.warn_about_memory(config.Config(vae_type="conv3"), (32, 32, 3))
+    train.warn_about_memory(config.Config(vae_type="conv3"), (32, 32, 3), num_images=100)
     assert capsys.readouterr().err == ""
-    train.warn_about_memory(config.Config(vae_type="conv3"), (300_000, 400_000, 3))
+    train.warn_about_memory(config.Config(vae_type="conv3"), (300_000, 400_000, 3), num_images=100)
     message = capsys.readouterr().err
     assert message.startswith("a training step on 100 images of 300000x400000x3 needs about ")
     assert message.endswith("try a smaller --batch_size, or --image_size for your own images\n")
@@ -709,11 +709,11 @@ def test_evaluate_writes_what_it_prints(options, num_samples, has_nll, workspace
     assert elbo["mean"] == pytest.approx(runs.read_history(folder)[0].test_elbo, rel=1e-6)
     assert (metrics["nll"] is not None) == has_nll
     assert ("is not a likelihood" in output) == (not has_nll)
-    assert ("compare the NLL of q(z|x) with the literature" in output) == has_nll
+    assert ("Compare the NLL of q(z|x) with the literature." in output) == has_nll
     if has_nll:
         nll = metrics["nll"]
         assert f"{nll['mean']:.2f} +- {nll['standard_error']:.2f} nats" in output
-        assert f"estimated to {nll['estimator_error']:.3f} nats" in output
+        assert f"estimator's error {nll['estimator_error']:.3f} nats" in output
         assert f"below 50 for {metrics['effective_sample_size']['num_below_50']} images" in output
     assert set(metrics["active_units"]) <= {0, 1}
     assert metrics["model"] == metrics["evaluation"] == {"data_verified": True, "versions": runs.library_versions()}

@@ -18,9 +18,9 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def tf_config(ports, index, with_chief=False):
-    """Returns TF_CONFIG for a worker of a cluster on these ports of 127.0.0.1."""
-    addresses = [f"127.0.0.1:{port}" for port in ports]
+def tf_config(ports, index, with_chief=False, host="127.0.0.1"):
+    """Returns TF_CONFIG for a worker of a cluster on these ports of this machine."""
+    addresses = [f"{host}:{port}" for port in ports]
     jobs = {"worker": addresses}
     task = {"type": "worker", "index": index}
     if with_chief:

@@ -28,6 +28,9 @@ GRACE_SECONDS = 1.0
 
 JOBS = ("chief", "worker")
 
+# Stands in the place of a worker's next value if there will be none.
+HAS_ENDED = object()
+
 
 class ClusterError(ValueError):
     """TF_CONFIG, or an address in it, cannot be used."""
@@ -60,10 +63,10 @@ def parse_tf_config(text: str) -> Cluster | None:
     """
     try:
         content = json.loads(text or "{}")
-    except ValueError as error:
-        raise ClusterError(f"TF_CONFIG takes JSON, got {text!r} ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"TF_CONFIG takes JSON, got {shorten(text)!r} ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("cluster", {}), dict):
-        raise ClusterError(f"TF_CONFIG takes an object with 'cluster' and 'task', got {text!r}")
+        raise ClusterError(f"TF_CONFIG takes an object with 'cluster' and 'task', got {shorten(text)!r}")
     addresses_of_jobs = content.get("cluster", {})
     if not addresses_of_jobs:
         return None
@@ -91,7 +94,21 @@ def is_address(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     host, _, port = value.rpartition(":")
-    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(host) and is_whole_number(port) and 0 < int(port) < 2**16
+
+
+def is_whole_number(text: str) -> bool:
+    """Returns whether a text is a whole number of at most 9 digits, with no sign."""
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
+def shorten(text: str) -> str:
+    """Returns a text, or its beginning if it is long."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def list_tasks(addresses_of_jobs: dict[str, list[str]]) -> list[Task]:
@@ -110,14 +127,14 @@ def index_of_task(task: Any, addresses_of_jobs: dict[str, list[str]]) -> int:
     if not isinstance(task, dict):
         raise ClusterError(f"TF_CONFIG takes a 'task' with 'type' and 'index', got {task!r}")
     job = task.get("type")
-    if job not in addresses_of_jobs:
+    if not isinstance(job, str) or job not in addresses_of_jobs:
         jobs = " or ".join(addresses_of_jobs)
         raise ClusterError(f"TF_CONFIG: the task's type takes {jobs} in this cluster, got {job!r}")
     num_tasks = len(addresses_of_jobs[job])
     # Shell scripts tend to write the index with quotation marks, which TensorFlow accepts.
     index = str(task.get("index"))
-    if not (index.isascii() and index.isdigit() and int(index) < num_tasks):
-        raise ClusterError(f"TF_CONFIG: the task's index takes 0 to {num_tasks - 1} for a {job}, got {index}")
+    if not is_whole_number(index) or int(index) >= num_tasks:
+        raise ClusterError(f"TF_CONFIG: the task's index takes 0 to {num_tasks - 1} for a {job}, got {shorten(index)}")
     num_before = len(addresses_of_jobs.get("chief", [])) if job == "worker" else 0
     return num_before + int(index)
 
@@ -172,6 +189,12 @@ class Link:
         self._connections: dict[int, Connection] = {}
         self._values: dict[int, queue.SimpleQueue] = {i: queue.SimpleQueue() for i in range(len(cluster.tasks))}
         self._is_ending = threading.Event()
+        self._listener: socket.socket | None = None
+
+    @property
+    def task(self) -> Task:
+        """The name and address of this process."""
+        return self.tasks[self.index]
 
     @property
     def is_chief(self) -> bool:
@@ -181,31 +204,37 @@ class Link:
     def meet(self, timeout: float) -> None:
         """Waits until all workers have started and reach each other, and says every 10 s for whom it waits.
 
-        Raises ClusterError if this worker's port is taken, and TimeoutError if another one does not answer within
-        `timeout` seconds.
+        The port stays taken until release_ports. Raises ClusterError if another process has it, and TimeoutError if
+        another worker does not answer within `timeout` seconds.
         """
         threading.Thread(target=self._beat, daemon=True).start()
-        with self._listen() as listener:
-            if self.is_chief:
-                self._accept_all(listener, timeout)
-            else:
-                self._connect_to_chief(timeout)
-            # TensorFlow connects each worker to all others, so a firewall between two of them has to be found here.
-            # The chief's answer also tells the others that all have started.
-            self.exchange(None)
-            for index, task in enumerate(self.tasks):
-                if index != self.index:
-                    wait_for_answer(task, timeout).close()
-            self.exchange(None)
-        # The listener is closed now, so that TensorFlow can have the port. Nothing of TensorFlow starts before all
-        # workers have come this far: they exchange what they agree on first.
+        self._listener = self._listen()
+        if self.is_chief:
+            self._accept_all(self._listener, timeout)
+        else:
+            self._connect_to_chief(timeout)
+        # TensorFlow connects each worker to all others, so a firewall between two of them has to be found here.
+        # The chief's answer also tells the others that all have started.
+        self.exchange(None)
+        for index, task in enumerate(self.tasks):
+            if index != self.index:
+                wait_for_answer(task, timeout).close()
+        self.exchange(None)
+
+    def release_ports(self) -> None:
+        """Frees the workers' ports for TensorFlow, and returns when all workers have done so."""
+        self._close_listener()
+        self.exchange(None)
 
     def exchange(self, value: Any) -> list[Any]:
-        """Returns the values that all workers give, the chief's first. Every worker must call it; JSON values only."""
+        """Returns the values that all workers give, the chief's first. Every worker must call it; JSON values only.
+
+        Raises ConnectionError if another worker has ended instead.
+        """
         if not self.is_chief:
             self._connections[0].send(value=value)
-            return self._values[0].get()
-        others = [self._values[i].get() for i in range(1, len(self.tasks))]
+            return self._next_value(0)
+        others = [self._next_value(i) for i in range(1, len(self.tasks))]
         values = [value, *others]
         for connection in self._connections.values():
             connection.send(value=values)
@@ -214,26 +243,42 @@ class Link:
     def end(self, exit_code: int, message: str) -> None:
         """Tells the other workers that this one ends, and why. They end with the same exit code."""
         self._is_ending.set()
-        for connection in self._connections.values():
-            connection.send(end=f"{self.tasks[self.index]}: {message}", exit_code=exit_code)
+        for connection in list(self._connections.values()):
+            connection.send(end=f"{self.task}: {message}", exit_code=exit_code)
 
     def close(self) -> None:
         """Closes all connections, and lets the others know that this worker is not lost."""
         self._is_ending.set()
-        for connection in self._connections.values():
+        for connection in list(self._connections.values()):
             connection.send(goodbye=True)
             connection.close()
+        self._close_listener()
 
     def wait_for_loss(self) -> None:
         """Waits until a thread has found out which worker was lost, and has ended this process; at most 2 limits."""
         time.sleep(2 * LOST_SECONDS)
 
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _next_value(self, index: int) -> Any:
+        """Waits for the next value of another worker. Raises ConnectionError if that one has ended."""
+        value = self._values[index].get()
+        if value is HAS_ENDED:
+            raise ConnectionError(f"{self.tasks[index]} has ended")
+        return value
+
     def _listen(self) -> socket.socket:
         """Returns a socket that listens on this worker's port, on all interfaces, as TensorFlow will."""
-        address = self.tasks[self.index].address
+        address = self.task.address
         port = int(address.rpartition(":")[2])
+        backlog = len(self.tasks)
         try:
-            return socket.create_server(("", port), backlog=len(self.tasks))
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+            return socket.create_server(("", port), backlog=backlog)
         except OSError as error:
             raise ClusterError(
                 f"TF_CONFIG: cannot listen on {address}, this worker's address: {os.strerror(error.errno or 0)}"
@@ -262,8 +307,12 @@ class Link:
         """Finds out which worker has connected, and receives its messages. Strangers are turned away."""
         hello = connection.receive() or {}
         index = hello.get("index")
-        is_worker = isinstance(index, int) and 0 < index < len(self.tasks)
-        if not is_worker or index in self._connections:
+        if not isinstance(index, int) or not 0 < index < len(self.tasks):
+            connection.close()
+            return
+        if index in self._connections:
+            reason = f"another process takes part as {self.tasks[index]}: check the task's index in TF_CONFIG"
+            connection.send(end=reason, exit_code=2)
             connection.close()
             return
         addresses = [task.address for task in self.tasks]
@@ -292,6 +341,7 @@ class Link:
                 self._end_because(describe_loss(self.tasks[index]), exit_code=1)
                 return
             if "goodbye" in message:
+                self._values[index].put(HAS_ENDED)
                 return
             if "end" in message:
                 time.sleep(GRACE_SECONDS)
@@ -349,9 +399,8 @@ def report(message: str) -> None:
 
 
 def end_process(message: str, exit_code: int) -> NoReturn:
-    """Prints a message and ends this process at once, from any thread. TensorFlow may be waiting in another one."""
-    kind = "error: " if exit_code else ""
-    report(f"{os.path.basename(sys.argv[0])}: {kind}{message}")
+    """Prints an error and ends this process at once, from any thread. TensorFlow may be waiting in another one."""
+    report(f"{os.path.basename(sys.argv[0])}: error: {message}")
     sys.stdout.flush()
     os._exit(exit_code)
 

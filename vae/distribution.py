@@ -45,7 +45,7 @@ class Replicas:
         """Returns the same as training.create_state, with a copy of each variable on every replica."""
         with self.strategy.scope():
             state = training.create_state(build_model(), learning_rate)
-        # int() takes no variable that was made in the scope.
+        # int() does not accept a variable that was created in the scope.
         state.epoch = tf.Variable(0, dtype=tf.int64)
         return state
 
@@ -56,7 +56,7 @@ class Replicas:
         # floating-point numbers are summed exactly.
         bits = [np.ravel(variable.numpy()).view(np.int32) for variable in variables]
         is_chief = int(self.is_chief)
-        total = self._make_sum(tf.constant(np.concatenate(bits) * is_chief)).numpy()
+        total = self._sum_now(tf.constant(np.concatenate(bits) * is_chief)).numpy()
         first = 0
         for variable, variable_bits in zip(variables, bits, strict=True):
             last = first + len(variable_bits)
@@ -78,23 +78,10 @@ class Replicas:
 
         Every worker must call it with the same blocks. batch_size is that of all replicas together.
         """
-        model = state.model
         optimizer = state.optimizer
-        variables = model.trainable_variables
+        variables = state.model.trainable_variables
         share = batch_size // self.count
-        sizes = training.part_sizes(model, share)
-
-        # XLA has no collective operations on CPUs, so that it compiles this part of a step only.
-        @tf.function(jit_compile=model.jit_compile, autograph=False)
-        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-            with tf.GradientTape() as tape:
-                parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-                elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
-                # This replica's share of the means over the batch.
-                log_likelihood = tf.reduce_sum(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)) / batch_size
-                kl = tf.reduce_sum(tf.concat([elbo.kl for elbo in elbos], axis=0)) / batch_size
-                loss = kl - log_likelihood
-            return tape.gradient(loss, variables), tf.stack([log_likelihood, kl])
+        compute_gradients = compile_gradients(state.model, share, batch_size)
 
         def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -118,7 +105,7 @@ class Replicas:
 
             terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
             _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
-            return self._sum_over_workers(terms.stack())
+            return self._sum_in_graph(terms.stack())
 
         def train_block(block: Block) -> np.ndarray:
             terms = take_steps(block.x, block.noise, tf.constant(block.num_steps))
@@ -126,11 +113,11 @@ class Replicas:
 
         return train_block
 
-    def _make_sum(self, value: tf.Tensor) -> tf.Tensor:
+    def _sum_now(self, value: tf.Tensor) -> tf.Tensor:
         """Returns the sum of the workers' values, the same on all of them."""
-        return tf.function(self._sum_over_workers, autograph=False)(value)
+        return tf.function(self._sum_in_graph, autograph=False)(value)
 
-    def _sum_over_workers(self, value: tf.Tensor) -> tf.Tensor:
+    def _sum_in_graph(self, value: tf.Tensor) -> tf.Tensor:
         """Returns the sum of the workers' values, inside a tf.function."""
         num_local = len(self.strategy.extended.worker_devices)
 
@@ -145,18 +132,42 @@ class Replicas:
         return self.strategy.experimental_local_results(results)[0]
 
 
+def compile_gradients(
+    model: VAE, share: int, batch_size: int
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[list[tf.Tensor], tf.Tensor]]:
+    """Returns a compiled function of a replica's share of a batch: x [share, d] and noise [share, L].
+
+    It returns the share's terms in the gradients of the loss, and in the batch's mean log-likelihood and mean KL [2].
+    """
+    variables = model.trainable_variables
+    sizes = training.part_sizes(model, share)
+
+    # XLA has no collective operations on CPUs, so it compiles this part of a step only.
+    @tf.function(jit_compile=model.jit_compile, autograph=False)
+    def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        with tf.GradientTape() as tape:
+            parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
+            elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
+            log_likelihood = tf.reduce_sum(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)) / batch_size
+            kl = tf.reduce_sum(tf.concat([elbo.kl for elbo in elbos], axis=0)) / batch_size
+            loss = kl - log_likelihood
+        return tape.gradient(loss, variables), tf.stack([log_likelihood, kl])
+
+    return compute_gradients
+
+
 def connect(link: Link) -> Replicas:
     """Returns the Replicas of a cluster's workers. TensorFlow must not have been used before.
 
     Raises ClusterError if TensorFlow's server cannot be started.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    link.release_ports()
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:
-        task = link.tasks[link.index]
-        raise ClusterError(f"TF_CONFIG: TensorFlow cannot listen on {task.address}: {error.message}") from None
-    # TensorFlow takes SIGTERM for itself.
+        raise ClusterError(f"TF_CONFIG: TensorFlow cannot listen on {link.task.address}: {error.message}") from None
+    # TensorFlow has installed its own handler for SIGTERM.
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return Replicas(strategy, link)
@@ -172,6 +183,9 @@ def loss_reported(link: Link) -> Iterator[None]:
         yield
     except LOSS_ERRORS as error:
         link.wait_for_loss()
+        if isinstance(error, tf.errors.InternalError):
+            # It was no lost connection after all.
+            raise
         raise ConnectionError(f"TensorFlow lost its connection to another worker: {error.message}") from None
 
 

@@ -102,9 +102,9 @@ def compute_metrics(
 
     "nll_of_q" is the literature's estimate, from num_samples samples of q(z|x). "nll" is the better one, from as many
     samples of the mixture of vae.importance. In expectation, both are upper bounds on the true NLL. Their
-    "estimator_error" is the standard error that comes from the importance samples. "effective_sample_size" has the
-    median over the images of that of "nll", and the number of images where it is below 50. These entries are None if
-    log_prob is not a likelihood.
+    "estimator_error" is the standard error that comes from the importance samples, and None for a single one.
+    "effective_sample_size" has the median over the images of that of "nll", and the number of images where it is below
+    50. These entries are None if log_prob is not a likelihood.
 
     "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the indices of the latents in use (Burda et al.
     2016, section 4.2). on_image() is called after the importance samples of each image.
@@ -146,8 +146,13 @@ class NllEstimates(NamedTuple):
     nll: np.ndarray
     effective_sample_size: np.ndarray
 
-    def error_of_mean(self, num_samples: int) -> float:
-        """Returns the standard error of the mean NLL that comes from the importance samples, in nats."""
+    def error_of_mean(self, num_samples: int) -> float | None:
+        """Returns the standard error of the mean NLL that comes from the importance samples, in nats.
+
+        It is None for one sample, which does not show how much samples differ.
+        """
+        if num_samples == 1:
+            return None
         errors = importance.estimator_error(self.effective_sample_size, num_samples)
         return float(np.sqrt(np.sum(errors**2)) / len(errors))
 
@@ -156,14 +161,16 @@ def estimate_nlls(
     model: VAE, x: np.ndarray, posterior: Posterior, num_samples: int, on_image: Callable[[], object]
 ) -> tuple[NllEstimates, NllEstimates]:
     """Returns the estimates from num_samples samples of q(z|x), and from as many of the mixture of vae.importance."""
-    nlls = []
-    sizes = []
+    nlls_of_images = []
+    sizes_of_images = []
     for image_log_weights in importance.log_weights(model, x, posterior, num_samples):
-        nlls.append([importance.importance_sampled_nll(row) for row in image_log_weights])
-        sizes.append([importance.effective_sample_size(row) for row in image_log_weights])
+        nlls_of_images.append([importance.importance_sampled_nll(row) for row in image_log_weights])
+        sizes_of_images.append([importance.effective_sample_size(row) for row in image_log_weights])
         on_image()
-    of_q, of_mixture = (NllEstimates(*columns) for columns in zip(np.array(nlls).T, np.array(sizes).T, strict=True))
-    return of_q, of_mixture
+    # The columns are those of q(z|x) and of the mixture, [n, 2].
+    nlls = np.array(nlls_of_images)
+    sizes = np.array(sizes_of_images)
+    return NllEstimates(nlls[:, 0], sizes[:, 0]), NllEstimates(nlls[:, 1], sizes[:, 1])
 
 
 def summarize(values: np.ndarray) -> dict[str, float]:

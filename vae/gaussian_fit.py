@@ -21,7 +21,7 @@ MAX_FITTED = 128
 # The search for the mode ends after this many steps, or with the first one that gains no more than this many nats.
 MAX_STEPS = 20
 SMALL_GAIN = 0.1
-# The lengths that are tried for each step, relative to the Gauss-Newton step. The last one is to stay.
+# Each step tries these multiples of the Gauss-Newton step. With the last one, z stays where it is.
 STEP_LENGTHS = (1, 2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8, 0)
 
 # The curvature is averaged over this many pairs of points.
@@ -133,8 +133,9 @@ def log_joint(model: VAE, image: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
 def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the gradient of log p(x, z) in the fitted latents, [F], and the Gauss-Newton matrix I + J'DJ, [F, F].
 
-    Both are averaged over the points z, [M, L]. J is the decoder's Jacobian, and D the likelihood's curvature in the
-    decoder's outputs, without what is not positive. So the matrix has an inverse.
+    Both are averaged over the points z, [M, L]. J is the decoder's Jacobian. D is diagonal: it has minus the second
+    derivatives of log p(x|z) by each of the decoder's outputs alone, and 0 where that is negative. So the matrix has an
+    inverse.
     """
     num_fitted = directions.shape[0]
     # TensorFlow differentiates each row in one direction, so each point is repeated F times.

@@ -92,13 +92,6 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
     It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
     float64, as p(z|x) can be very narrow.
     """
-    latent_dim = model.latent_dim
-    num_fitted = count_fitted(latent_dim)
-    freedom = degrees_of_freedom(latent_dim)
-    # The constant of the t, without the (2 pi)^(-F/2) that it has in the limit of the Gaussian.
-    log_constant = (
-        math.lgamma((freedom + num_fitted) / 2) - math.lgamma(freedom / 2) - num_fitted / 2 * math.log(freedom / 2)
-    )
     # With few samples, the parts that are never sampled have no share.
     counts = np.bincount(np.resize(MIXTURE, num_samples), minlength=len(set(MIXTURE)))
     with np.errstate(divide="ignore"):
@@ -114,39 +107,67 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
         stretch: tf.Tensor,
         part: tf.Tensor,
     ) -> tf.Tensor:
-        noise = tf.cast(noise, tf.float64)
         q = Posterior(tf.cast(mean, tf.float64), tf.cast(log_std, tf.float64))
-        is_fitted = tf.reduce_any(tf.range(latent_dim) == fit.latents[:, None], axis=0)
-
-        # Each latent of the t: fit.mean + C'^-1 noise stretch if it is fitted, and as in q(z|x) if not  [num_rows, L]
-        z_of_q = q.sample(noise)
-        t_noise = tf.gather(noise, fit.latents, axis=1) * stretch[:, None]
-        deviation = tf.transpose(tf.linalg.triangular_solve(fit.factor, tf.transpose(t_noise), adjoint=True))
-        index_if_fitted = tf.cumsum(tf.cast(is_fitted, tf.int32)) - 1
-        index = tf.where(is_fitted, index_if_fitted, num_fitted + tf.range(latent_dim))
-        z_of_t = tf.gather(tf.concat([fit.mean + deviation, z_of_q], axis=1), index, axis=1)
-        # z_k                                                                                           [num_rows, L]
-        z = tf.gather(tf.stack([z_of_t, z_of_q, noise], axis=1), part, batch_dims=1)
-
-        # The factor (2 pi)^(-L/2) of p(z) and of each part cancels in the weight, and is left out below.
-        # log q(z_k) = sum over the latents of -1/2 ((z_k - mean) / std)^2 - log std                    [num_rows, L]
-        log_q = -0.5 * tf.square((z - q.mean) / tf.exp(q.log_std)) - q.log_std
-        log_q_of_the_rest = tf.where(is_fitted, tf.zeros_like(log_q), log_q)
-        # log t(z_k) = log constant + log |C| - (freedom + F)/2 log(1 + |C'(z_k - fit.mean)|^2 / freedom)   [num_rows]
-        whitened = tf.matmul(tf.gather(z, fit.latents, axis=1) - fit.mean, fit.factor)
-        log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(fit.factor)))
-        log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / freedom)
-        log_t = log_constant + log_volume - (freedom + num_fitted) / 2 * log_tail
-        log_parts = [
-            log_t + tf.reduce_sum(log_q_of_the_rest, axis=-1),
-            tf.reduce_sum(log_q, axis=-1),
-            -0.5 * tf.reduce_sum(tf.square(z), axis=-1),
-        ]
+        z = make_samples(q, fit, tf.cast(noise, tf.float64), stretch, part)
+        log_parts = log_densities(q, fit, z)
         # log r(z_k) = log sum_parts share r_part(z_k)                                                     [num_rows]
         log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_parts, axis=-1), axis=-1)
         return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_parts[ENCODER], log_mixture])
 
     return compute_log_weights
+
+
+def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    """Returns the z_k, each from the part of its row, [num_rows, L], in float64.
+
+    q: q(z|x) of an image, [L] each, and fit: its Fit. noise, stretch and part: what draw_noise yields.
+    """
+    z_of_q = q.sample(noise)
+    # Each latent of the t is fit.mean + C'^-1 noise stretch if it is fitted, and as in q(z|x) if not.
+    t_noise = tf.gather(noise, fit.latents, axis=1) * stretch[:, None]
+    deviation = tf.transpose(tf.linalg.triangular_solve(fit.factor, tf.transpose(t_noise), adjoint=True))
+    is_fitted = find_fitted(q, fit)
+    index_if_fitted = tf.cumsum(tf.cast(is_fitted, tf.int32)) - 1
+    num_fitted = fit.latents.shape[0]
+    index = tf.where(is_fitted, index_if_fitted, num_fitted + tf.range(is_fitted.shape[0]))
+    z_of_t = tf.gather(tf.concat([fit.mean + deviation, z_of_q], axis=1), index, axis=1)
+    return tf.gather(tf.stack([z_of_t, z_of_q, noise], axis=1), part, batch_dims=1)
+
+
+def log_densities(q: Posterior, fit: Fit, z: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the log densities of z [num_rows, L] under the t, q(z|x) and the prior, [num_rows] each.
+
+    The factor (2 pi)^(-L/2), which p(z) has too, is left out of each.
+    """
+    # log q(z) = sum over the latents of -1/2 ((z - mean) / std)^2 - log std                             [num_rows, L]
+    log_q = -0.5 * tf.square((z - q.mean) / tf.exp(q.log_std)) - q.log_std
+    # The t has the latents that are not fitted as they are in q(z|x).
+    log_q_of_the_rest = tf.where(find_fitted(q, fit), tf.zeros_like(log_q), log_q)
+    return [
+        log_t_density(fit, z, degrees_of_freedom(z.shape[-1])) + tf.reduce_sum(log_q_of_the_rest, axis=-1),
+        tf.reduce_sum(log_q, axis=-1),
+        -0.5 * tf.reduce_sum(tf.square(z), axis=-1),
+    ]
+
+
+def log_t_density(fit: Fit, z: tf.Tensor, freedom: float) -> tf.Tensor:
+    """Returns the log density of the t around the Fit in the fitted latents of z [num_rows, L], without (2 pi)^(-F/2).
+
+    It is log constant + log |C| - (freedom + F)/2 log(1 + |C'(z - fit.mean)|^2 / freedom), [num_rows].
+    """
+    num_fitted = fit.latents.shape[0]
+    log_constant = (
+        math.lgamma((freedom + num_fitted) / 2) - math.lgamma(freedom / 2) - num_fitted / 2 * math.log(freedom / 2)
+    )
+    log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(fit.factor)))
+    whitened = tf.matmul(tf.gather(z, fit.latents, axis=1) - fit.mean, fit.factor)
+    log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / freedom)
+    return log_constant + log_volume - (freedom + num_fitted) / 2 * log_tail
+
+
+def find_fitted(q: Posterior, fit: Fit) -> tf.Tensor:
+    """Returns for each latent whether it is among the fitted ones, [L]."""
+    return tf.reduce_any(tf.range(q.mean.shape[-1]) == fit.latents[:, None], axis=0)
 
 
 def importance_sampled_nll(image_log_weights: np.ndarray) -> float:

@@ -48,12 +48,16 @@ class Likelihood(abc.ABC):
         """Returns the bits per dimension of a negative log-likelihood in nats, or None where they mean nothing."""
 
 
+# With fewer rows, XLA computes an exponential again in less time than it takes to keep the first one.
+MIN_SHARING_ROWS = 40
+
+
 @tf.custom_gradient
 def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
     """Returns log p = x log sigmoid(l) + (1 - x) log sigmoid(-l) for logits l, elementwise.
 
-    log p = x l - softplus(l), and softplus(l) = max(l, 0) - log sigmoid(|l|), so no logarithm ever sees 0. The value
-    and its gradient, x - sigmoid(l), share one exponential. TensorFlow's own cross-entropy computes it twice.
+    log p = x l - softplus(l), and softplus(l) = max(l, 0) - log sigmoid(|l|), so no logarithm ever sees 0. The gradient
+    is x - sigmoid(l). From MIN_SHARING_ROWS rows on, it shares the exponential of the value.
     """
     # sigmoid(|l|) = 1/(1 + e) and sigmoid(-|l|) = e/(1 + e) with e = exp(-|l|), which cannot overflow.
     exponential = tf.exp(-tf.abs(logits))
@@ -61,7 +65,11 @@ def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Call
     log_prob = x * logits - tf.maximum(logits, 0) + tf.math.log(sigmoid_of_abs)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        sigmoid = tf.where(logits >= 0, sigmoid_of_abs, exponential * sigmoid_of_abs)
+        num_rows = logits.shape[0]
+        if num_rows is None or num_rows < MIN_SHARING_ROWS:
+            sigmoid = tf.sigmoid(logits)
+        else:
+            sigmoid = tf.where(logits >= 0, sigmoid_of_abs, exponential * sigmoid_of_abs)
         return upstream * logits, upstream * (x - sigmoid)
 
     return log_prob, gradient

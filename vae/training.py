@@ -143,7 +143,10 @@ def fit(
             state.optimizer.learning_rate.assign(learning_rate)
             log_likelihood, kl = train_epoch(train_block, blocks, steps_per_epoch, trainer, on_steps)
             test_elbo = measure_test_elbo() if is_tested(epoch) else math.nan
-            check_finite(model, epoch, log_likelihood - kl, test_elbo)
+            # The training ELBO is measured before each step. Only the weights show the effect of the last one.
+            check_finite(epoch, log_likelihood - kl, *model.trainable_variables)
+            if is_tested(epoch):
+                check_finite(epoch, test_elbo)
             state.epoch.assign(epoch)
             seconds = time.perf_counter() - started
             yield HistoryRow(
@@ -176,11 +179,8 @@ def train_epoch(
     return float(log_likelihood), float(kl)
 
 
-def check_finite(model: VAE, epoch: int, train_elbo: float, test_elbo: float) -> None:
-    """Raises FloatingPointError if training has diverged: an ELBO that was measured, or a weight, is not finite."""
-    elbos = [train_elbo, test_elbo] if is_tested(epoch) else [train_elbo]
-    # The training ELBO is measured before each step. Only the weights show the effect of the last one.
-    values = [*elbos, *model.trainable_variables]
+def check_finite(epoch: int, *values: float | tf.Variable) -> None:
+    """Raises FloatingPointError if training has diverged: one of the ELBOs and weights after `epoch` is not finite."""
     if not all(np.isfinite(value).all() for value in values):
         raise FloatingPointError(
             f"the ELBO or a weight after epoch {epoch} is not a finite number; what was saved before is kept: "

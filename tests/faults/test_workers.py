@@ -1,11 +1,16 @@
 """Faults of one of several workers: all of them end, each with a line and an exit code, and the run holds."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import saved
-from workers import ROOT, endings, started_workers
+from workers import ROOT, endings, free_ports, started_workers, tf_config
 
 from vae import runs
 
@@ -92,7 +97,40 @@ def test_a_batch_that_does_not_divide_is_refused_by_all(command):
 
 def test_workers_with_other_parameters_are_refused(command):
     for code, output in run_all([command(*DIGITS), command(*DIGITS, "--seed", "1")]):
-        assert code == 2 and "parameters of worker 1" in output and "--seed 1" in output
+        assert code == 2 and "the flags of worker 1" in output and "--seed 1" in output
+
+
+def test_workers_with_other_images_are_refused(command, tmp_path):
+    for index, pixel in enumerate((0, 255)):
+        images = np.full((10, 8, 8), pixel, np.uint8)
+        (tmp_path / f"machine{index}").mkdir()
+        np.savez(tmp_path / f"machine{index}" / "mine.npz", train_images=images, test_images=images)
+    commands = [
+        command("--dataset", str(tmp_path / f"machine{index}" / "mine.npz"), "--batch_size", "2") for index in range(2)
+    ]
+    for code, output in run_all(commands):
+        assert code == 2 and "the images of worker 1" in output and "give all workers the same images" in output
+
+
+def test_a_port_that_is_taken_ends_in_exit_code_2(command):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [other.getsockname()[1], *free_ports(1)]
+        environment = os.environ | {"TF_CONFIG": tf_config(ports, 0)}
+        process = [sys.executable, *command(*DIGITS)]
+        done = subprocess.run(process, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_other_scripts_ignore_tf_config(command, tmp_path):
+    argv = (*DIGITS, "--num_epochs", "1")
+    assert [code for code, _ in run_all([command(*argv)] * 2)] == [0, 0]
+    paths = [f"--{name}_dir={tmp_path / name}" for name in ("checkpoints", "pictures", "data")]
+    environment = os.environ | {"TF_CONFIG": tf_config(free_ports(2), 1)}
+    for script in ("evaluate.py", "plots_latent_space_2d.py"):
+        process = [sys.executable, script, *DIGITS, *paths]
+        done = subprocess.run(process, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
@@ -116,6 +154,13 @@ def test_a_full_disk_on_the_chief_reaches_all_and_the_last_save_holds(command, t
     assert runs.saved_epoch(only_run(tmp_path)) == 2
     assert [code for code, _ in run_all([command(*DIGITS, "--num_epochs", "4", "--restore", "True")] * 2)] == [0, 0]
     assert runs.saved_epoch(only_run(tmp_path)) == 4
+
+
+def test_a_number_that_is_not_finite_on_one_worker_ends_all(command):
+    fault = "from vae import training\nimport numpy as np\n"
+    fault += "check = training.check_finite\ntraining.check_finite = lambda epoch, *values: check(epoch, np.nan)"
+    for code, output in run_all([command(*DIGITS, *MANY_EPOCHS), command(*DIGITS, *MANY_EPOCHS, fault=fault)]):
+        assert code == 1 and "is not a finite number" in output and "Traceback" not in output
 
 
 def test_a_diverged_run_ends_on_all(command):
@@ -147,6 +192,9 @@ def test_a_second_signal_stops_all_at_once(command, tmp_path):
         processes[1].send_signal(signal.SIGINT)
         results = endings(processes)
     assert [code for code, _ in results] == [130, 130], results
+    assert "stopping at the end of this epoch" in results[1][1]
+    # One signal would let both end their epoch, and the chief say how to continue.
+    assert all("stopped" in output and "to continue:" not in output for _, output in results), results
     check_history(only_run(tmp_path))
 
 
