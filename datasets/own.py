@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datasets.base import DataError, Dataset, split
 
@@ -38,6 +38,17 @@ FINAL_MODES = ("L", "RGB")
 OTHER_GREY_MODES = ("1", "LA", "La")
 # Its modes of pictures with 32 bits per pixel, integers and floats. Their scale is unknown.
 UNSCALED_MODES = ("I", "F")
+# What is done to a picture for each EXIF orientation, other than 1, to turn it upright.
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The least width and height of the images, after they are scaled. config.MIN_IMAGE_SIZE is the same number.
 MIN_SIDE = 4
 
 # If the images are not split already, one in this many is a test image.
@@ -381,23 +392,46 @@ def read_picture(path: str, image_size: int | None) -> Picture:
 
 
 def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Returns a loaded picture, upright and opaque, in one of the FINAL_MODES, and whether any part was transparent."""
-    is_grey = image.mode in ("L", *OTHER_GREY_MODES) or image.mode.startswith("I;16")
-    upright = ImageOps.exif_transpose(image)
-    opaque, had_alpha = _without_alpha(_with_8_bits(upright))
-    return opaque.convert("L" if is_grey else "RGB"), had_alpha
+    """Returns a loaded picture, upright and opaque, in one of the FINAL_MODES, and whether any part was transparent.
 
-
-def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Returns a picture with 8 bits per channel: 16-bit grey is divided by 257, which makes 255 of 65535.
-
-    Pillow's own conversion would make every value above 255 white. Raises ValueError for 32-bit pixels.
+    Raises ValueError for 32-bit pixels.
     """
     if image.mode in UNSCALED_MODES:
         raise ValueError("it has 32 bits per pixel, and the value of white is unknown: save it with 8 or 16 bits")
+    upright = _turn_upright(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    return image
+        return _convert_16_bits(upright)
+    opaque, had_alpha = _without_alpha(upright)
+    is_grey = image.mode in ("L", *OTHER_GREY_MODES)
+    return opaque.convert("L" if is_grey else "RGB"), had_alpha
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Returns a picture turned by its EXIF orientation. If the EXIF block is damaged, it stays as it is stored.
+
+    Pillow's exif_transpose also writes the block again, which fails if any other entry of it is damaged.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        # Pillow raises errors of many kinds when it reads a damaged block. The picture itself is whole.
+        return image
+    if orientation not in TRANSPOSITIONS:
+        return image
+    return image.transpose(TRANSPOSITIONS[orientation])
+
+
+def _convert_16_bits(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Returns a picture in 16-bit grey with 8 bits, and whether any part was transparent.
+
+    It is divided by 257, which makes 255 of 65535: Pillow's own conversion would make every value above 255 white. A
+    PNG file can have one grey value that is transparent, which Pillow would forget.
+    """
+    values = np.asarray(image)
+    # No value of a picture is -1.
+    is_transparent = values == image.info.get("transparency", -1)
+    opaque = np.where(is_transparent, 0, values)
+    return Image.fromarray(np.rint(opaque / 257).astype(np.uint8)), bool(is_transparent.any())
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import datasets
 from datasets import DataError, base, own
@@ -224,6 +224,28 @@ def test_16_bit_grey_is_divided_by_257_and_the_user_is_told(suffix, tmp_path, ca
     assert capsys.readouterr().err == f"{tmp_path}: 16-bit grey was divided by 257 in 1 of the pictures\n"
 
 
+def test_the_transparent_colour_of_16_bit_grey_becomes_black_and_the_user_is_told(tmp_path, capsys):
+    values = np.full((4, 4), 65535, np.uint16)
+    values[0] = 300
+    save(tmp_path / "a.png", values, transparency=300)
+    # No pixel has this colour.
+    save(tmp_path / "b.png", values, transparency=301)
+    assert one_pixel(tmp_path / "a.png") == [0]
+    assert own.read_picture(str(tmp_path / "a.png"), None).pixels[1:].min() == 255
+    assert one_pixel(tmp_path / "b.png") == [1]
+    datasets.load(tmp_path)
+    assert "transparent parts became black in 1 of the pictures\n" in capsys.readouterr().err
+
+
+def test_16_bit_grey_with_an_alpha_channel_keeps_its_high_byte_and_becomes_rgb(tmp_path):
+    """Pillow opens it so."""
+    row = b"\0" + struct.pack(">8H", *(4 * (0x12FF, 0xFFFF)))
+    (tmp_path / "a.png").write_bytes(png_file(4, 4, bit_depth=16, colour_type=4, rows=4 * row))
+    picture = own.read_picture(str(tmp_path / "a.png"), None)
+    assert picture.pixels[0, 0].tolist() == [0x12, 0x12, 0x12]
+    assert not picture.had_16_bits and not picture.had_alpha
+
+
 def test_cmyk_and_palettes_become_rgb_and_black_and_white_becomes_grey(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     palette = Image.new("P", (4, 4), 1)
@@ -245,6 +267,31 @@ def test_the_exif_orientation_is_applied(suffix, tmp_path):
     turned = own.read_picture(str(tmp_path / f"a.{suffix}"), None).pixels
     assert turned.shape[:2] == (16, 8)
     assert (turned[:7] < 30).all() and (turned[9:] > 225).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_exif_orientation_is_that_of_pillow(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(tmp_path / "a.png", pixels(5, 6), exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], upright)
+
+
+def test_a_damaged_exif_block_makes_no_picture_unreadable(tmp_path):
+    """If the orientation can be read, it is applied, whatever else is damaged."""
+    array = pixels(5, 6)
+    save(tmp_path / "a.png", array, exif=b"Exif\0\0no such block")
+    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], array)
+
+    # Two entries: the orientation, and a width that is text, which Pillow can read and not write.
+    entries = struct.pack(">HHII", 0x0100, 2, 3, 0x61620000) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    block = b"MM\0\x2a" + struct.pack(">IH", 8, 2) + entries + struct.pack(">I", 0)
+    save(tmp_path / "b.png", array, exif=b"Exif\0\0" + block)
+    with Image.open(tmp_path / "b.png") as image, pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
+    assert np.array_equal(own.read_picture(str(tmp_path / "b.png"), None).pixels[..., 0], np.rot90(array, -1))
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 41), (16, 16), (5, 4), (300, 10)])
@@ -272,14 +319,14 @@ def test_pictures_of_different_sizes_need_image_size(photos):
 # ---- Bad pictures --------------------------------------------------------------------------------------------------
 
 
-def png_header(width, height):
-    """Returns a PNG file that promises a size and holds no pixels."""
+def png_file(width, height, bit_depth=8, colour_type=0, rows=b""):
+    """Returns a PNG file with these rows of pixels. Without any, it promises a size and holds no pixels."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def picture_bytes(suffix):
@@ -320,7 +367,7 @@ def test_a_file_that_is_no_picture_is_refused(content, photos):
 @pytest.mark.parametrize("image_size", [None, 16])
 def test_a_picture_of_an_impossible_size_is_refused(size, image_size, photos):
     """Pillow would only warn of 10,000 x 10,000 pixels."""
-    (photos / "z.png").write_bytes(png_header(*size))
+    (photos / "z.png").write_bytes(png_file(*size))
     assert "z.png" in message_of(photos, image_size=image_size)
 
 
