@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tqdm
@@ -464,6 +464,7 @@ def scale(image: Image.Image, size: int) -> Image.Image:
 # The names of arrays that are split already, and of those that are not. The images come before their labels.
 SPLIT_NAMES = ("train_images", "test_images", "train_labels", "test_labels")
 WHOLE_NAMES = ("images", "labels")
+IMAGE_NAMES = ("train_images", "test_images")
 
 
 def load_npz(path: Path, image_size: int | None) -> Dataset:
@@ -477,29 +478,52 @@ def load_npz(path: Path, image_size: int | None) -> Dataset:
     if "images" in arrays:
         arrays = _split_arrays(path, arrays)
     if image_size is not None:
-        for name in ("train_images", "test_images"):
+        for name in IMAGE_NAMES:
             arrays[name] = _scale_arrays(path, arrays[name], image_size)
     return _make_dataset(path, arrays, f"sha256:{digest.hexdigest()}")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of SPLIT_NAMES that an .npz file has, or else those of WHOLE_NAMES."""
+    """Returns the arrays of SPLIT_NAMES that an .npz file has, or else those of WHOLE_NAMES.
+
+    Tells the user which other arrays were ignored.
+    """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+        with path.open("rb") as file, _open_npz(file) as content:
+            all_names = list(content)
             names: tuple[str, ...] = SPLIT_NAMES
-            if "images" in content and not {"train_images", "test_images"} & set(content):
+            if "images" in all_names and not set(IMAGE_NAMES) & set(all_names):
                 names = WHOLE_NAMES
-            arrays = {name: content[name] for name in names if name in content}
-            all_names = ", ".join(content)
+            arrays = {name: _read_array(content, name) for name in names if name in all_names}
     except Exception as error:
         # NumPy and zipfile raise errors of many kinds when they read a damaged file.
         raise DataError(f"{path} cannot be read as an .npz file: {error}") from None
     for name in names:
         if name.endswith("images") and name not in arrays:
             raise DataError(
-                f"{path} has no array {name}: it takes train_images and test_images, or images, and holds {all_names}"
+                f"{path} has no array {name}: it takes train_images and test_images, or images, and holds "
+                f"{', '.join(all_names)}"
             )
+    ignored = [name for name in all_names if name not in arrays]
+    if ignored:
+        print(f"{path}: ignored arrays: {_name_some(ignored)}", file=sys.stderr)
     return arrays
+
+
+def _open_npz(file: BinaryIO) -> np.lib.npyio.NpzFile:
+    """Returns the arrays in an open .npz file. Raises ValueError if it is a file of another kind."""
+    content = np.load(file, allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it is not a zip file of arrays; np.savez writes one")
+    return content
+
+
+def _read_array(content: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Returns an array of an .npz file. Raises ValueError if its entry is another file, which NumPy gives as bytes."""
+    array = content[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is not an array")
+    return array
 
 
 def _split_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -533,7 +557,7 @@ def load_mapped(folder: Path, image_size: int | None) -> Dataset:
         elif name.endswith("images"):
             raise DataError(f"{path} is missing: a folder of arrays holds train_images.npy and test_images.npy")
     _check_arrays(folder, arrays)
-    for name in ("train_images", "test_images"):
+    for name in IMAGE_NAMES:
         if image_size is not None and arrays[name].shape[1:3] != (image_size, image_size):
             raise DataError(
                 f"{folder / name}.npy has images of {_describe_size(arrays[name][0])} pixels, not "
@@ -545,7 +569,8 @@ def load_mapped(folder: Path, image_size: int | None) -> Dataset:
 def _map(path: Path) -> np.ndarray:
     """Returns the array in an .npy file, mapped into memory."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load: it does not map a file that is really an .npz file.
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         # NumPy raises errors of many kinds when it reads a damaged file.
         raise DataError(f"{path} cannot be read as an .npy file: {error}") from None
@@ -582,8 +607,11 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         else:
             _check_labels(f"{path}: {name}", array, num_images=len(arrays[name.replace("labels", "images")]))
     if ("train_labels" in arrays) != ("test_labels" in arrays):
-        raise DataError(f"{path} has labels for one of train_images and test_images: it takes them for both, or none")
+        raise DataError(
+            f"{path} has labels for only one of train_images and test_images: give labels for both, or for neither"
+        )
     if "train_labels" in arrays:
+        _check_types_of_labels(path, arrays["train_labels"].dtype, arrays["test_labels"].dtype)
         train_classes = np.unique(arrays["train_labels"]).tolist()
         test_classes = np.unique(arrays["test_labels"]).tolist()
         _check_test_classes(path, train_classes, test_classes)
@@ -592,13 +620,11 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _check_images(name: str, array: np.ndarray) -> None:
     """Raises DataError if an array does not hold images."""
     is_shaped_like_images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
-    if array.dtype != np.uint8 or not is_shaped_like_images or not len(array):
+    if array.dtype != np.uint8 or not is_shaped_like_images or not array.size:
         raise DataError(
             f"{name} is {array.dtype} {array.shape}: it takes uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), from 0 "
             "for black to 255 for white"
         )
-    if min(array.shape[1:3]) < MIN_SIDE:
-        raise DataError(f"{name} is {array.shape}: images of at least {MIN_SIDE}x{MIN_SIDE} pixels are needed")
 
 
 def _check_labels(name: str, array: np.ndarray, num_images: int) -> None:
@@ -607,8 +633,21 @@ def _check_labels(name: str, array: np.ndarray, num_images: int) -> None:
         raise DataError(f"{name} is {array.dtype} {array.shape}: it takes integers ({num_images},), one for each image")
 
 
+def _check_types_of_labels(path: Path, train_type: np.dtype, test_type: np.dtype) -> None:
+    """Raises DataError if no type of integers holds both the training and the test labels."""
+    if np.result_type(train_type, test_type).kind not in "iu":
+        raise DataError(
+            f"{path}: train_labels are {train_type} and test_labels are {test_type}, and no type of integers holds "
+            "both: save them with the same type"
+        )
+
+
 def _make_dataset(path: Path, arrays: dict[str, np.ndarray], digest: str) -> Dataset:
-    """Returns the Dataset of the arrays of SPLIT_NAMES. Raises DataError if the images differ in shape."""
+    """Returns the Dataset of the arrays of SPLIT_NAMES. Raises DataError if the images are small or differ in shape."""
+    for name in IMAGE_NAMES:
+        shape = arrays[name].shape
+        if min(shape[1:3]) < MIN_SIDE:
+            raise DataError(f"{path}: {name} is {shape}: images of at least {MIN_SIDE}x{MIN_SIDE} pixels are needed")
     train_images = _with_channels(arrays["train_images"])
     test_images = _with_channels(arrays["test_images"])
     if train_images.shape[1:] != test_images.shape[1:]:

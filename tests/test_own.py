@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -539,6 +540,13 @@ def test_the_images_of_an_npz_file_are_scaled_as_pictures_are(channels, tmp_path
     assert np.array_equal(data.test_images[2], own.read_picture(str(tmp_path / "a.png"), 10).pixels)
 
 
+def test_the_size_of_arrays_is_checked_after_they_are_scaled(tmp_path):
+    path = write_arrays("npz", tmp_path, arrays_of(shape=(3, 5)))
+    assert "train_images is (6, 3, 5): images of at least 4x4 pixels are needed" in message_of(path)
+    assert datasets.load(path, image_size=8).train_images.shape == (6, 8, 8, 1)
+    assert "train_images is (6, 3, 3): images of at least 4x4 pixels are needed" in message_of(path, image_size=3)
+
+
 def test_arrays_in_a_folder_are_mapped_and_never_copied(tmp_path):
     data = datasets.load(write_arrays("folder", tmp_path, arrays_of()))
     for images in (data.train_images, data.train_images.reshape(6, -1)):
@@ -584,6 +592,7 @@ def test_the_digest_is_that_of_every_array(kind, name, tmp_path):
         ("train_images", np.zeros((6, 5, 6, 3), np.int64), "train_images is int64"),
         ("test_images", np.zeros((3, 5, 6, 2), np.uint8), "test_images is uint8 (3, 5, 6, 2): it takes"),
         ("test_images", np.zeros((3, 30), np.uint8), "test_images is uint8 (3, 30): it takes"),
+        ("test_images", np.zeros((3, 0, 6, 3), np.uint8), "test_images is uint8 (3, 0, 6, 3): it takes"),
         ("test_images", np.zeros((3, 3, 6, 3), np.uint8), "images of at least 4x4 pixels are needed"),
         (
             "test_images",
@@ -617,7 +626,32 @@ def test_a_missing_array_is_named(kind, tmp_path):
         assert name in message and ("photos.npz has no array" in message or ".npy is missing" in message)
     arrays = arrays_of()
     del arrays["test_labels"]
-    assert "has labels for one of train_images and test_images" in message_of(write_arrays(kind, tmp_path, arrays))
+    assert message_of(write_arrays(kind, tmp_path, arrays)).endswith(
+        "has labels for only one of train_images and test_images: give labels for both, or for neither"
+    )
+
+
+@KINDS
+def test_labels_that_no_type_of_integers_holds_are_refused(kind, tmp_path):
+    """NumPy would make floats of them, which do not tell large labels apart."""
+    arrays = arrays_of()
+    arrays["train_labels"] = np.arange(6, dtype=np.uint64)
+    arrays["test_labels"] = np.arange(3, dtype=np.int64)
+    path = write_arrays(kind, tmp_path, arrays)
+    assert message_of(path).startswith(f"{path}: train_labels are uint64 and test_labels are int64, and no type")
+    arrays["train_labels"] = np.arange(6, dtype=np.uint8)
+    assert datasets.load(write_arrays(kind, tmp_path, arrays)).class_names == tuple("012345")
+
+
+def test_other_arrays_are_ignored_and_reported(tmp_path, capsys):
+    path = write_arrays("npz", tmp_path, arrays_of(labelled=False) | {"y_train": np.arange(6), "y_test": np.arange(3)})
+    assert datasets.load(path).train_labels is None
+    assert capsys.readouterr().err == f"{path}: ignored arrays: 2 (y_train, y_test)\n"
+    path = write_arrays("folder", tmp_path, arrays_of(labelled=False) | {"labels_train": np.arange(6)})
+    assert datasets.load(path).train_labels is None
+    assert capsys.readouterr().err == f"{path}: ignored files and folders: 1 (labels_train.npy)\n"
+    datasets.load(write_arrays("npz", tmp_path, arrays_of()))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_arrays_that_an_npz_file_has_instead_are_named(tmp_path):
@@ -648,11 +682,26 @@ def test_a_damaged_npz_file_is_refused(content, tmp_path):
     assert "a.npz cannot be read as an .npz file" in message_of(tmp_path / "a.npz")
 
 
+def test_an_array_that_is_called_npz_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", pixels(3, 4, 4))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    assert message_of(tmp_path / "a.npz").endswith(
+        "a.npz cannot be read as an .npz file: it is not a zip file of arrays; np.savez writes one"
+    )
+
+
+def test_an_npz_file_with_another_file_in_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images", b"hello")
+    assert message_of(tmp_path / "a.npz").endswith("a.npz cannot be read as an .npz file: images is not an array")
+
+
 def test_damaged_mapped_arrays_are_refused(tmp_path):
     path = write_arrays("folder", tmp_path, arrays_of())
     images = path / "train_images.npy"
     whole = images.read_bytes()
-    for content in (b"", b"hello", whole[:20], whole[:-1]):
+    npz_file = write_arrays("npz", tmp_path, arrays_of()).read_bytes()
+    for content in (b"", b"hello", whole[:20], whole[:-1], npz_file):
         images.write_bytes(content)
         assert "train_images.npy cannot be read as an .npy file" in message_of(path)
 
