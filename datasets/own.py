@@ -18,7 +18,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -50,6 +50,15 @@ TRANSPOSITIONS = {
 }
 # The least width and height of the images, after they are scaled. config.MIN_IMAGE_SIZE is the same number.
 MIN_SIDE = 4
+# Usual names of the folders of training and test pictures, in lower case, and what they are called here.
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "test",
+    "validation": "test",
+}
 
 # If the images are not split already, one in this many is a test image.
 TEST_INTERVAL = 10
@@ -112,9 +121,14 @@ def _number_classes(train_classes: Sequence | np.ndarray, test_classes: Sequence
 def _check_test_classes(path: Path, train_classes: Iterable, test_classes: Iterable) -> None:
     """Raises DataError if test images have a class that no training image has."""
     unknown = sorted(set(test_classes) - set(train_classes))
-    if unknown:
-        name = "none (they are not in folders)" if unknown[0] == "" else unknown[0]
-        raise DataError(f"{path}: test images have a class that no training image has: {name}")
+    if not unknown:
+        return
+    if unknown[0] == "":
+        raise DataError(
+            f"{path}: the training pictures are in class folders, but some test pictures are not: put them into class "
+            "folders, too"
+        )
+    raise DataError(f"{path}: test images have a class that no training image has: {unknown[0]}")
 
 
 # ---- Finding pictures ----------------------------------------------------------------------------------------------
@@ -127,7 +141,15 @@ class PictureFile(NamedTuple):
     class_name: str
 
 
-def find_pictures(folder: Path) -> tuple[list[PictureFile], list[str]]:
+class FoundPictures(NamedTuple):
+    """The training and the test pictures below a folder, and the paths of what is ignored there."""
+
+    train: list[PictureFile]
+    test: list[PictureFile]
+    ignored: list[str]
+
+
+def find_pictures(folder: str | os.PathLike[str]) -> tuple[list[PictureFile], list[str]]:
     """Returns the pictures below a folder, in sorted order, and the paths of what is ignored.
 
     The folders in it are classes; folders inside these make no difference. Hidden files and folders are ignored, and
@@ -190,45 +212,77 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
     return not is_hidden and entry.name.lower().endswith(SUFFIXES) and entry.is_file()
 
 
-def find_parts(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
-    """Returns the training and the test pictures below a folder, and the paths of what is ignored.
+def find_parts(folder: Path) -> FoundPictures:
+    """Returns the pictures below a folder.
 
-    Raises DataError if there are none, or if the folder has only one of `train` and `test`.
+    Raises DataError if there are none, if the folder has only one of `train` and `test`, or if a part of the data set
+    has another name.
     """
     present = [name for name in ("train", "test") if (folder / name).is_dir()]
     if len(present) == 2:
         return _find_train_and_test(folder)
+    _check_names_of_parts(folder)
     if len(present) == 1:
+        (missing,) = {"train", "test"} - set(present)
         raise DataError(
-            f"{folder} holds only {present[0]} of the folders train and test: it takes both; or neither, and then a "
-            "tenth of the pictures is the test set"
+            f"{folder} has a folder {present[0]}, but no folder {missing}: add it; or put the pictures directly into "
+            f"{folder}, and a tenth of them becomes the test set"
         )
     pictures, ignored = find_pictures(folder)
-    _check_any(folder, pictures, ignored)
+    _check_any(folder, pictures, ignored, other_files="train_images.npy and test_images.npy")
     train, test = _split(folder, len(pictures))
-    return [pictures[index] for index in train], [pictures[index] for index in test], ignored
+    return FoundPictures([pictures[index] for index in train], [pictures[index] for index in test], ignored)
 
 
-def _find_train_and_test(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
+def _check_names_of_parts(folder: Path) -> None:
+    """Raises DataError if a folder holds one that looks like a part of the data set, and would become a class."""
+    for entry in _sorted_entries(folder):
+        part = PARTS.get(entry.name.lower())
+        if part is not None and entry.name not in ("train", "test") and entry.is_dir():
+            raise DataError(
+                f"{folder} holds a folder {entry.name}: call it {part} (or give it another name if it is a class)"
+            )
+
+
+def _find_train_and_test(folder: Path) -> FoundPictures:
     """Returns what find_parts does, for a folder with the folders train and test."""
-    train, ignored_in_train = find_pictures(folder / "train")
-    test, ignored_in_test = find_pictures(folder / "test")
-    _check_any(folder / "train", train, ignored_in_train)
-    _check_any(folder / "test", test, ignored_in_test)
+    # Not Path: it shortens ./train to train, and the digest has the part of a path that comes after the folder's.
+    train_folder = os.path.join(folder, "train")
+    test_folder = os.path.join(folder, "test")
+    train, ignored_in_train = find_pictures(train_folder)
+    test, ignored_in_test = find_pictures(test_folder)
+    _check_any(train_folder, train, ignored_in_train)
+    _check_any(test_folder, test, ignored_in_test)
     _check_test_classes(
         folder,
         train_classes=[picture.class_name for picture in train],
         test_classes=[picture.class_name for picture in test],
     )
-    beside = [entry.path for entry in _sorted_entries(folder) if entry.name not in ("train", "test")]
-    return train, test, [*beside, *ignored_in_train, *ignored_in_test]
+    # The folder Train is the folder train if the file system does not tell them apart, as on macOS.
+    parts = (_identity(os.stat(train_folder)), _identity(os.stat(test_folder)))
+    beside = [
+        entry.path for entry in _sorted_entries(folder) if not entry.is_dir() or _identity(entry.stat()) not in parts
+    ]
+    return FoundPictures(train, test, [*beside, *ignored_in_train, *ignored_in_test])
 
 
-def _check_any(folder: Path, pictures: list[PictureFile], ignored: list[str]) -> None:
-    """Raises DataError if a folder has no pictures."""
-    if not pictures:
-        others = f"; other files: {_name_some(ignored)}" if ignored else ""
-        raise DataError(f"no pictures in {folder}, files that end in {', '.join(SUFFIXES)}{others}")
+def _check_any(
+    folder: str | os.PathLike[str], pictures: list[PictureFile], ignored: list[str], other_files: str = ""
+) -> None:
+    """Raises DataError if a folder has no pictures. The message also names the `other_files` that it may hold."""
+    if pictures:
+        return
+    expected = f"files that end in {', '.join(SUFFIXES)}"
+    if other_files:
+        expected += f", or {other_files}"
+    found = f"; other files: {_name_some(ignored)}" if ignored else ""
+    raise DataError(f"no pictures in {folder}: it takes {expected}{found}")
+
+
+def _report_ignored(folder: Path, ignored: Sequence[str]) -> None:
+    """Tells the user which files and folders were ignored, if any."""
+    if ignored:
+        print(f"{folder}: ignored files and folders: {_name_some(ignored)}", file=sys.stderr)
 
 
 def _name_some(paths: Sequence[str]) -> str:
@@ -255,8 +309,7 @@ class Picture(NamedTuple):
 def load_pictures(folder: Path, image_size: int | None) -> Dataset:
     """Returns the pictures below a folder. Tells the user which files were ignored, and what was changed in others."""
     train, test, ignored = find_parts(folder)
-    if ignored:
-        print(f"{folder}: ignored files and folders: {_name_some(ignored)}", file=sys.stderr)
+    _report_ignored(folder, ignored)
     labels = Labels()
     if train[0].class_name:
         labels = _number_classes([file.class_name for file in train], [file.class_name for file in test])
@@ -282,7 +335,7 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
     digest = hashlib.sha256()
     num_with_alpha = 0
     num_with_16_bits = 0
-    with contextlib.closing(_read_in_threads(paths, image_size)) as pictures:
+    with contextlib.closing(_read_all(paths, image_size)) as pictures:
         for index, picture in enumerate(pictures):
             if index == 0:
                 images = _allocate(folder, len(paths), picture.pixels.shape)
@@ -296,7 +349,8 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
                 images = np.repeat(images, 3, axis=3)
             # If the array is in colour, NumPy repeats the one channel of a grey picture.
             images[index] = picture.pixels
-            name = paths[index].removeprefix(str(folder))
+            # The name begins with a slash, as it always has, so that the digests of earlier versions stay valid.
+            name = "/" + paths[index].removeprefix(os.path.join(folder, ""))
             digest.update(os.fsencode(f"{name}\0{picture.num_bytes}\0"))
             digest.update(picture.sha256)
             num_with_alpha += picture.had_alpha
@@ -325,8 +379,8 @@ def _describe_size(pixels: np.ndarray) -> str:
     return f"{width}x{height}"
 
 
-def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[Picture, None, None]:
-    """Yields the pictures at paths, in order. Threads read several at once, since Pillow decodes outside Python's lock.
+def _read_all(paths: Sequence[str], image_size: int | None) -> Generator[Picture, None, None]:
+    """Yields the pictures at paths, in order.
 
     Meanwhile a warning of Pillow about a decompression bomb is an error, and its other warnings are not shown.
     """
@@ -337,17 +391,29 @@ def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[
         return [read_picture(path, image_size) for path in paths[first : first + task_size]]
 
     bar = tqdm.tqdm(total=len(paths), desc="reading pictures", unit="picture", disable=not sys.stderr.isatty())
-    with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as threads, bar:
+    with warnings.catch_warnings(), _task_mapper(paths, num_threads) as map_tasks, bar:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        run = threads.map if _mean_size(paths) >= MIN_BYTES_FOR_THREADS else map
-        try:
-            for pictures in run(read_task, range(0, len(paths), task_size)):
-                bar.update(len(pictures))
-                yield from pictures
-        finally:
-            # After an error or Ctrl-C, no thread begins another task.
-            threads.shutdown(cancel_futures=True)
+        for pictures in map_tasks(read_task, range(0, len(paths), task_size)):
+            bar.update(len(pictures))
+            yield from pictures
+
+
+@contextlib.contextmanager
+def _task_mapper(paths: Sequence[str], num_threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yields a function that does what `map` does, for tasks that read the files at these paths.
+
+    Unless the files are small, threads do several tasks at once, since Pillow decodes outside Python's lock.
+    """
+    if _mean_size(paths) < MIN_BYTES_FOR_THREADS:
+        yield map
+        return
+    threads = ThreadPoolExecutor(num_threads)
+    try:
+        yield threads.map
+    finally:
+        # After an error or Ctrl-C, no thread begins another task.
+        threads.shutdown(cancel_futures=True)
 
 
 def _mean_size(paths: Sequence[str]) -> float:
@@ -556,6 +622,8 @@ def load_mapped(folder: Path, image_size: int | None) -> Dataset:
             arrays[name] = _map(path)
         elif name.endswith("images"):
             raise DataError(f"{path} is missing: a folder of arrays holds train_images.npy and test_images.npy")
+    files = [f"{name}.npy" for name in SPLIT_NAMES]
+    _report_ignored(folder, [entry.path for entry in _sorted_entries(folder) if entry.name not in files])
     _check_arrays(folder, arrays)
     for name in IMAGE_NAMES:
         if image_size is not None and arrays[name].shape[1:3] != (image_size, image_size):

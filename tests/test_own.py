@@ -48,7 +48,10 @@ def one_pixel(path, image_size=None):
 # ---- Folders of pictures -------------------------------------------------------------------------------------------
 
 
-def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(tmp_path):
+@pytest.mark.parametrize("min_bytes_for_threads", [0, own.MIN_BYTES_FOR_THREADS])
+def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(min_bytes_for_threads, tmp_path, monkeypatch):
+    """By several threads, and by one: these files are small."""
+    monkeypatch.setattr(own, "MIN_BYTES_FOR_THREADS", min_bytes_for_threads)
     train = [save(tmp_path / "photos" / "train" / f"{number}.png", pixels(5, 6, 3)) for number in range(120)]
     test = [save(tmp_path / "photos" / "test" / f"{number}.png", pixels(5, 6, 3)) for number in range(3)]
     data = datasets.load(str(tmp_path / "photos"))
@@ -125,6 +128,28 @@ def test_what_stands_beside_train_and_test_is_ignored(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: ignored files and folders: 1 (val)\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("Train", "train"),
+        ("TEST", "test"),
+        ("training", "train"),
+        ("testing", "test"),
+        ("val", "test"),
+        ("Validation", "test"),
+    ],
+)
+@pytest.mark.parametrize("other", ["train", "cats"])
+def test_a_part_of_the_data_set_with_another_name_is_refused(name, part, other, tmp_path):
+    """It would silently become a class."""
+    save(tmp_path / other / "a.png", pixels(4, 4))
+    save(tmp_path / name / "a.png", pixels(4, 4))
+    if (tmp_path / name.swapcase()).exists():
+        pytest.skip("this file system does not tell the two names apart")
+    expected = f"{tmp_path} holds a folder {name}: call it {part} (or give it another name if it is a class)"
+    assert message_of(tmp_path) == expected
+
+
 def test_links_to_files_and_folders_are_followed(photos, tmp_path):
     folder = tmp_path / "linked"
     (folder / "one").mkdir(parents=True)
@@ -146,6 +171,30 @@ def test_the_digest_is_that_of_names_and_bytes(photos, tmp_path):
     renamed = datasets.load(moved).digest
     save(moved / "b.png", pixels(5, 6))
     assert len({first, renamed, datasets.load(moved).digest}) == 3
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("",), ("cats", "dogs")])
+def test_the_digest_does_not_depend_on_how_the_folder_is_written(parts, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    for part in parts:
+        for name in "ab":
+            save(folder / part / f"{name}.png", pixels(4, 4))
+    expected = datasets.load(folder).digest
+    monkeypatch.chdir(tmp_path)
+    assert datasets.load("photos").digest == datasets.load("./photos/").digest == expected
+    monkeypatch.chdir(folder)
+    for path in (".", "./", "../photos", "../photos/"):
+        assert datasets.load(path).digest == expected
+
+
+def test_the_digest_never_changes(tmp_path):
+    """The digests in the config.json of earlier runs stay valid."""
+    for part in ("train", "test"):
+        folder = tmp_path / part
+        folder.mkdir()
+        # A BMP file has the same bytes with every version of Pillow.
+        save(folder / "a.bmp", np.full((4, 4), 7, np.uint8))
+    assert datasets.load(tmp_path).digest == "sha256:a22423ce80cfc68c37bcf8a6c4c0377a29d4117a1ed2bc1b1310189937aaca49"
 
 
 def test_pictures_are_read_without_tensorflow(photos):
@@ -396,7 +445,9 @@ def test_a_picture_with_32_bits_per_pixel_is_refused(photos):
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    assert f"no pictures in {tmp_path}, files that end in .png" in message_of(tmp_path)
+    message = message_of(tmp_path)
+    assert f"no pictures in {tmp_path}: it takes files that end in .png, " in message
+    assert message.endswith(".tiff, or train_images.npy and test_images.npy")
     (tmp_path / "a.heic").write_bytes(b"")
     assert "other files: 1 (a.heic)" in message_of(tmp_path)
 
@@ -410,9 +461,14 @@ def test_a_folder_with_one_picture_is_refused(tmp_path):
 def test_a_folder_with_train_or_test_alone_is_refused(missing, tmp_path):
     (present,) = {"train", "test"} - {missing}
     save(tmp_path / present / "a.png", pixels(4, 4))
-    assert f"holds only {present} of the folders train and test" in message_of(tmp_path)
+    assert message_of(tmp_path) == (
+        f"{tmp_path} has a folder {present}, but no folder {missing}: add it; or put the pictures directly into "
+        f"{tmp_path}, and a tenth of them becomes the test set"
+    )
     (tmp_path / missing).mkdir()
-    assert f"no pictures in {tmp_path / missing}" in message_of(tmp_path)
+    message = message_of(tmp_path)
+    assert f"no pictures in {tmp_path / missing}: it takes files that end in .png, " in message
+    assert "npy" not in message
 
 
 def test_pictures_beside_folders_of_pictures_are_refused(photos):
@@ -421,11 +477,20 @@ def test_pictures_beside_folders_of_pictures_are_refused(photos):
     assert str(photos / "a.png") in message and str(photos / "cats" / "a.png") in message
 
 
-@pytest.mark.parametrize(("file", "name"), [("dog/a.png", "dog"), ("a.png", "none")])
-def test_a_class_that_only_the_test_pictures_have_is_refused(file, name, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "expected_text"),
+    [
+        ("dog/a.png", "test images have a class that no training image has: dog"),
+        (
+            "a.png",
+            "the training pictures are in class folders, but some test pictures are not: put them into class folders,",
+        ),
+    ],
+)
+def test_a_class_that_only_the_test_pictures_have_is_refused(file, expected_text, tmp_path):
     save(tmp_path / "train" / "cat" / "a.png", pixels(4, 4))
     save(tmp_path / "test" / file, pixels(4, 4))
-    assert f"test images have a class that no training image has: {name}" in message_of(tmp_path)
+    assert f"{tmp_path}: {expected_text}" in message_of(tmp_path)
 
 
 def test_a_broken_link_is_refused(photos):
@@ -456,7 +521,8 @@ def test_a_file_or_folder_without_permission_is_named(photos):
 
 def test_an_unreadable_file_is_named(photos, monkeypatch):
     """For root too: a file that vanishes or fails while it is read."""
-    monkeypatch.setattr(own, "find_parts", lambda folder: ([own.PictureFile(str(photos / "gone.png"), "")] * 2, [], []))
+    gone = own.PictureFile(str(photos / "gone.png"), "")
+    monkeypatch.setattr(own, "find_parts", lambda folder: own.FoundPictures([gone, gone], [], []))
     with pytest.raises(OSError, match=r"gone\.png"):
         datasets.load(photos)
 
