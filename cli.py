@@ -24,6 +24,7 @@ from config import (
     DATASETS,
     LEARNING_RATE_SCHEDULES,
     LIKELIHOODS,
+    MIN_IMAGE_SIZE,
     PRECISIONS,
     VAE_TYPES,
     Config,
@@ -84,14 +85,21 @@ def folder_path(text: str) -> Path:
 
     Its full path must be UTF-8, because TensorFlow writes checkpoints to no other.
     """
-    full_path = os.path.abspath(text)
-    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
-        raise argparse.ArgumentTypeError(f"takes a folder whose full path is UTF-8, got {os.fsencode(full_path)!r}")
+    check_utf_8(text, "a folder")
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(part)!r} is a file")
     return path
+
+
+def check_utf_8(path: str, description: str) -> None:
+    """Raises ArgumentTypeError if a full path is not UTF-8. `description` says what the flag takes."""
+    full_path = os.path.abspath(path)
+    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
+        raise argparse.ArgumentTypeError(
+            f"takes {description} whose full path is UTF-8, got {os.fsencode(full_path)!r}"
+        )
 
 
 def true_or_false(text: str) -> bool:
@@ -114,7 +122,11 @@ def name_or_path(text: str) -> str:
 
 
 def check_images_path(path: str) -> None:
-    """Raises ArgumentTypeError if there is nothing at the path, or if a run cannot be called by its name."""
+    """Raises ArgumentTypeError if there is nothing at the path, or if its name cannot be part of a run's name.
+
+    Messages and the commands in them have the path, so it must be UTF-8.
+    """
+    check_utf_8(path, "a folder or file")
     if not os.path.exists(path):
         raise argparse.ArgumentTypeError(f"there is no folder or file {path!r}{hint_at_path(path)}")
     try:
@@ -212,7 +224,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "staged: 3^i epochs at learning_rate x 10^(-i/7), for i = 0 to 7 (default: %(default)s)",
     },
     "image_size": {
-        "type": whole_number(4, 4096),
+        "type": whole_number(MIN_IMAGE_SIZE, 4096),
         "default": Config.image_size,
         "metavar": "N",
         "help": "scale your own images so that the shorter side is N, and cut out the middle N x N (default: off)",
