@@ -773,8 +773,11 @@ def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
     )
 
 
-def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
-    """Returns whether --restore finds a model that is at the final epoch already, and tells the user if so."""
+def report_if_finished(args: argparse.Namespace, run_folder: Path, data: Dataset | None = None) -> bool:
+    """Returns whether --restore finds a model that is at the final epoch already, and tells the user if so.
+
+    `data` is the data set, if it has been loaded already.
+    """
     from vae import runs
 
     epoch = runs.saved_epoch(run_folder)
@@ -786,7 +789,9 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
         return False
     if is_path(args.dataset):
         # The finished run may have been trained on other images of the same name.
-        runs.check_digest(run_folder, load_data(args).digest)
+        if data is None:
+            data = load_data(args)
+        runs.check_digest(run_folder, data.digest)
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
     tested = runs.last_tested(run_folder)
     if tested is not None:

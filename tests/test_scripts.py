@@ -239,6 +239,20 @@ def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspa
     assert trained_on(str(tmp_path / "classes")) == trained_on(str(tmp_path / "sorted.npz")) != unsorted
 
 
+def test_a_finished_run_reads_the_images_only_once(workspace, tmp_path, monkeypatch):
+    """With several workers they are read before it turns out that the run is finished."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "faces.npz", images=images)
+    argv = ["--dataset", str(tmp_path / "faces.npz"), "--hidden_size", "8", "--batch_size", "20", "--num_epochs", "1"]
+    folder = workspace.train(*argv)
+    args = cli.parse_args([*argv, "--restore"], "", cli.TRAINING_FLAGS)
+    data = cli.load_data(args)
+    monkeypatch.delattr(cli, "load_data")
+    assert cli.report_if_finished(args, folder, data)
+    with pytest.raises(runs.RunError, match="digest"):
+        cli.report_if_finished(args, folder, dataclasses.replace(data, digest="sha256:0"))
+
+
 def test_other_images_of_the_same_name_are_refused_until_the_model_is_replaced(workspace, tmp_path, capsys):
     rng = np.random.default_rng(0)
     paths = []
