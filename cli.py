@@ -11,10 +11,12 @@ import io
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
@@ -43,6 +45,9 @@ MainFunction = Callable[[Sequence[str] | None], int | None]
 
 # What errors say, besides MemoryError, if there is no memory for the libraries or the threads of a package.
 NOT_ENOUGH_MEMORY = ("failed to map segment", "annot allocate memory", "can't start new thread")
+
+# How Matplotlib's warnings about a character that it cannot draw begin.
+MISSING_CHARACTER = "Glyph .* missing from font|Matplotlib currently does not support .* natively"
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
@@ -801,8 +806,18 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path, data: Dataset
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Saves a Matplotlib Figure as PNG, and prints the path."""
+    """Saves a Matplotlib Figure as PNG, and prints the path.
+
+    If the font lacks characters, a line on standard error says so. Only the names of classes can have such characters.
+    """
     from vae import files
 
-    files.save_figure(figure, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=MISSING_CHARACTER)
+        files.save_figure(figure, path)
     print(path)
+    others = [warning for warning in caught if not re.match(MISSING_CHARACTER, str(warning.message))]
+    if len(others) < len(caught):
+        print("the figure's font lacks some characters of the class names", file=sys.stderr)
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -1,6 +1,7 @@
 """The figures, pixel by pixel or by their parts, and the arrays of vae.latent that they show."""
 
 import io
+import warnings
 
 import matplotlib.colors
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from vae import figures, latent
+import cli
+from vae import figures, files, latent
 from vae.latent import LatentPlane
 
 
@@ -211,6 +213,28 @@ def test_two_latents_are_drawn_in_their_own_plane():
     plane = latent.project_to_plane(means)
     np.testing.assert_array_equal(plane.points, means)
     assert plane[1:] == ("Means of q(z|x), 2 latents", "z1", "z2")
+
+
+@pytest.mark.parametrize(("class_name", "is_lacking"), [("猫", True), ("Löwe", False)])
+def test_characters_that_the_font_lacks_are_reported_once(class_name, is_lacking, tmp_path, capsys):
+    figure = figures.latent_maps(make_planes(POINTS), LABELS % 2, [class_name, "b"])
+    cli.save_picture(figure, tmp_path / "a.png")
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'a.png'}\n"
+    expected = "the figure's font lacks some characters of the class names\n"
+    assert printed.err == (expected if is_lacking else "")
+
+
+def test_other_warnings_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    def save_figure(figure, path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("another one", stacklevel=1)
+
+    monkeypatch.setattr(files, "save_figure", save_figure)
+    with pytest.warns(UserWarning, match="another one"):
+        cli.save_picture(None, tmp_path / "a.png")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 20])
