@@ -959,6 +959,30 @@ def test_explore_writes_a_page_that_says_what_is_known_of_the_run(workspace, cap
     assert data["class_names"] == [str(digit) for digit in range(10)]
 
 
+def test_explore_works_without_the_history(workspace, capsys):
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    page_path = workspace.pictures / folder.name / "explorer.html"
+    (folder / "history.csv").write_text("damaged")
+    for problem in ("its first line is 'damaged', not", "there is no such file"):
+        capsys.readouterr()
+        assert workspace.run("explore", *DIGITS) == 0
+        error_output = capsys.readouterr().err
+        assert error_output.startswith(f"the page has no test ELBO: {folder / 'history.csv'} cannot be read: {problem}")
+        assert error_output.count("\n") == 1
+        assert '"test_elbo":null' in page_path.read_text(encoding="utf-8")
+        (folder / "history.csv").unlink(missing_ok=True)
+
+
+def test_explore_shows_no_test_elbo_of_a_later_epoch(workspace):
+    """After a kill, or while training goes on, the history can be ahead of the model."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "2")
+    expected = f'"test_elbo":"{runs.last_tested(folder).test_elbo:.2f} nats"'
+    with (folder / "history.csv").open("a") as file:
+        file.write("3,-1,-1,0,-1,1,0.001\n")
+    assert workspace.run("explore", *DIGITS) == 0
+    assert expected in (workspace.pictures / folder.name / "explorer.html").read_text(encoding="utf-8")
+
+
 def test_explore_without_labels_has_no_classes(workspace):
     argv = ["--dataset", "frey_faces", "--vae_type", "flat_cont_normal", "--hidden_size", "8", "--allow_unverified"]
     folder = workspace.train(*argv, "--num_epochs", "1")
@@ -980,7 +1004,8 @@ def test_explore_says_that_a_page_is_large(workspace, capsys, monkeypatch):
     workspace.train(*DIGITS, "--num_epochs", "1")
     monkeypatch.setattr(explore, "LARGE_PAGE", 1e4)
     assert workspace.run("explore", *DIGITS) == 0
-    assert re.fullmatch(r"the page is large, 0 MB: .*\n", capsys.readouterr().err)
+    expected = "the page is large, 0 MB: it holds the decoder's weights and up to 20 test images\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_explore_opens_the_page_if_it_is_asked_to(workspace, capsys, monkeypatch):
