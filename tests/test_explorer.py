@@ -13,8 +13,10 @@ import pytest
 from keras import layers
 
 import config
+from benchmarks import chromium
 from config import Config
-from explorer import browser, page, weights
+from explorer import page, weights
+from report.experiments import EXPERIMENTS
 from vae import latent, runs
 from vae.likelihoods import LIKELIHOODS
 from vae.model import Posterior
@@ -218,18 +220,18 @@ def test_the_colours_of_classes_stay_apart_with_each_colour_blindness():
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    path = browser.find()
+def running_chromium():
+    path = chromium.find()
     if path is None and os.environ.get("CI") == "true" and sys.platform == "linux":
-        pytest.fail(browser.HOW_TO_INSTALL)
+        pytest.fail(chromium.HOW_TO_INSTALL)
     if path is None:
-        pytest.skip(browser.HOW_TO_INSTALL)
-    with browser.launch(path) as running:
+        pytest.skip(chromium.HOW_TO_INSTALL)
+    with chromium.launch(path) as running:
         yield running
 
 
 @pytest.fixture
-def visit(chromium, tmp_path):
+def visit(running_chromium, tmp_path):
     """Returns a function that opens an Example's page, at an address and with a context's options.
 
     At the end, no page may have asked for anything, and none may have an error on its console.
@@ -240,7 +242,7 @@ def visit(chromium, tmp_path):
     def open_example(example, fragment="", **options):
         path = tmp_path / "explorer.html"
         path.write_text(example.render(), encoding="utf-8", newline="")
-        context = chromium.new_context(**options)
+        context = running_chromium.new_context(**options)
         contexts.append(context)
         own_address = path.resolve().as_uri()
 
@@ -256,7 +258,7 @@ def visit(chromium, tmp_path):
         context.on("console", check_message)
         context.on("weberror", lambda error: complaints.append(str(error.error)))
         context.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        opened = browser.open_page(context, path, fragment)
+        opened = chromium.open_page(context, path, fragment)
         next_frame(opened)
         return opened
 
@@ -635,12 +637,12 @@ def test_hostile_names_stay_text(visit):
     assert opened.locator("img").count() == 0
 
 
-def test_the_policy_refuses_requests_and_other_code(chromium, tmp_path):
+def test_the_policy_refuses_requests_and_other_code(running_chromium, tmp_path):
     """Without `visit`, because the browser reports each refusal on the console."""
     path = tmp_path / "explorer.html"
     path.write_text(Example().render(), encoding="utf-8", newline="")
-    context = chromium.new_context()
-    opened = browser.open_page(context, path)
+    context = running_chromium.new_context()
+    opened = chromium.open_page(context, path)
     assert opened.evaluate("fetch('data:,x').then(() => 'loaded', () => 'refused')") == "refused"
     code = """() => new Promise((done) => {
         document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
