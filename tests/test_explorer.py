@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import urllib.parse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from report.experiments import EXPERIMENTS
 from vae import latent, runs
 from vae.likelihoods import LIKELIHOODS
 from vae.model import Posterior
+
+ROOT = Path(config.__file__).parent
 
 # A byte of a picture may be rounded up or down.
 ONE_BYTE = 1
@@ -214,6 +217,16 @@ def test_the_colours_of_classes_stay_apart_with_each_colour_blindness():
             lab = np.cbrt(seen @ np.transpose(to_cones)) @ np.transpose(to_lab)
             distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
             assert distances[~np.eye(10, dtype=bool)].min() > 0.085, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "explorer").glob("*.html")), ids=lambda path: path.name)
+def test_the_pages_in_docs_have_the_style_and_the_scripts_of_today(path):
+    text = path.read_text(encoding="utf-8")
+    for name in ("style.css", *(f"{name}.js" for name in page.SCRIPTS)):
+        is_in_page = page.read_source(name) in text
+        assert is_in_page, f"{name} has changed: run explore.py again for this model, and copy its page here"
+    # The run is one of today's experiments.
+    assert path.stem in {experiment.config.run_name for experiment in EXPERIMENTS if "explore" in experiment.scripts}
 
 
 # ---- In a browser --------------------------------------------------------------------------------------------------
@@ -455,7 +468,7 @@ def test_the_pointer_over_the_map_decodes_the_point_under_it(latent_dim, visit):
         assert shows(opened, example, points[-1])
     axes = latent.map_axes(example.posterior.mean)
     start, right, above = axes.project(np.array(points))
-    assert np.allclose(axes.origin + axes.project(np.array(points)) @ axes.axes, points, atol=2e-4)  # on the map
+    assert np.allclose(axes.origin + axes.project(np.array(points)) @ axes.directions, points, atol=2e-4)  # on the map
     step = right[0] - start[0]
     assert step > 0
     if latent_dim == 1:
@@ -464,6 +477,23 @@ def test_the_pointer_over_the_map_decodes_the_point_under_it(latent_dim, visit):
         # Both axes have the same scale.
         expected = start + np.array([0, step * (0.2 * box["height"]) / (0.4 * box["width"])])
         assert np.allclose(above, expected, atol=1e-3)
+
+
+def test_the_point_is_marked_where_the_map_was_clicked(visit):
+    opened = visit(Example(latent_dim=2, num_classes=0))
+    canvas = opened.locator("#map")
+    box = canvas.bounding_box()
+    clicked = np.floor([box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"]])
+    opened.mouse.click(*clicked)
+    opened.mouse.move(0, 0)
+    next_frame(opened)
+    accent = opened.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()")
+    is_ring = (canvas_bytes(opened, "#map") == list(bytes.fromhex(accent[1:]))).all(axis=-1)
+    rows, columns = np.nonzero(is_ring)
+    assert len(rows) > 20
+    # The middle of the ring. The canvas has a border of one pixel, which belongs to its box.
+    middle = (box["x"] + 1 + columns.mean() + 0.5, box["y"] + 1 + rows.mean() + 0.5)
+    np.testing.assert_allclose(middle, clicked, atol=0.3)
 
 
 def test_the_arrow_keys_move_the_point_on_the_map(visit):
@@ -591,8 +621,23 @@ def test_where_copying_is_not_allowed_the_text_is_shown(visit):
     opened = visit(Example(), "#z=1,-0.5,0.25")
     opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
     opened.locator("#copy").click()
-    opened.locator("#copied").wait_for()
-    assert opened.locator("#copied").input_value() == "np.array([1, -0.5, 0.25], dtype=np.float32)"
+    copied = opened.locator("#copied")
+    copied.wait_for()
+    assert copied.input_value() == "np.array([1, -0.5, 0.25], dtype=np.float32)"
+
+    # The text is hidden as soon as it is that of an earlier point.
+    set_slider(opened.locator("#between"), 0.5)
+    assert not copied.is_visible() and opened.locator("#status").inner_text() == ""
+    opened.locator("#copy").click()
+    copied.wait_for()
+    opened.locator("#zero").click()
+    assert not copied.is_visible()
+    opened.locator("#copy").click()
+    copied.wait_for()
+    opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.resolve(); }")
+    opened.locator("#copy").click()
+    opened.locator("#status:has-text('Copied')").wait_for()
+    assert not copied.is_visible()
 
 
 def test_a_class_can_be_emphasised(visit):

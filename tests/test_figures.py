@@ -241,15 +241,15 @@ def test_other_warnings_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
 def test_the_axes_of_the_map_are_those_of_the_figures(latent_dim):
     means = np.random.default_rng(2).normal(0.3, np.linspace(1, 2, latent_dim), (200, latent_dim))
     axes = latent.map_axes(means)
-    assert len(axes.labels) == len(axes.axes) == min(latent_dim, 2)
-    np.testing.assert_allclose(axes.axes @ axes.axes.T, np.eye(len(axes.axes)), atol=1e-9)
+    assert len(axes.labels) == len(axes.directions) == min(latent_dim, 2)
+    np.testing.assert_allclose(axes.directions @ axes.directions.T, np.eye(len(axes.directions)), atol=1e-9)
     points = axes.project(means)
     if latent_dim > 1:
         np.testing.assert_allclose(points, latent.project_to_plane(means).points, atol=1e-9)
     else:
         np.testing.assert_array_equal(points, means)
     # Whatever is on the map stays where it is.
-    np.testing.assert_allclose(axes.project(axes.origin + points @ axes.axes), points, atol=1e-9)
+    np.testing.assert_allclose(axes.project(axes.origin + points @ axes.directions), points, atol=1e-9)
 
 
 @pytest.mark.parametrize("latent_dim", [3, 20])
