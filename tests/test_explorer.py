@@ -309,9 +309,17 @@ def picture(opened):
     return canvas_bytes(opened, "#picture")
 
 
+def settle(opened):
+    """Waits until the point has rested for a while: the address has it, and all open strips are drawn."""
+    opened.wait_for_function("() => !frame && !hasMoved")
+    opened.wait_for_function("""() => [between, ...latentStrips].every(
+        (strip) => strip.numDrawn === IMAGES_PER_STRIP || !isOpen(strip.canvas)
+    )""")
+
+
 def point(opened):
     """Returns z where it rests, from the address, once the page has written it there."""
-    opened.wait_for_timeout(250)
+    settle(opened)
     address = urllib.parse.urlparse(opened.url).fragment
     return np.array([float(number) for number in address.removeprefix("z=").split(",")])
 
@@ -362,12 +370,7 @@ def test_the_page_decodes_what_the_model_decodes(shape, vae_type, parameters, vi
 
 
 def test_a_model_in_bfloat16_is_decoded_in_float32(visit):
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        example = Example(latent_dim=4)
-    finally:
-        keras.config.set_dtype_policy(previous)
+    example = Example(latent_dim=4, precision="mixed_bfloat16")
     assert example.model.decoder.layers[0].compute_dtype == "bfloat16"
     in_float32 = Example(latent_dim=4)
     in_float32.model.decoder.set_weights(example.model.decoder.get_weights())
@@ -428,7 +431,8 @@ def test_strips_follow_the_point_once_it_rests(visit):
     reach = page.slider_reach(example.posterior.mean)
     for z in ([0.5, -1, 0.2], [-1, 0.7, 0]):
         opened.evaluate(f"location.hash = '#z={','.join(map(str, z))}'")
-        opened.wait_for_timeout(400)
+        opened.wait_for_function("(z) => rest.join() === z.join()", arg=z)
+        settle(opened)
         strip = canvas_bytes(opened, "canvas.strip:has(+ #latent-2)")
         along = np.repeat([z], 7, axis=0).astype(float)
         along[:, 1] = np.linspace(-reach, reach, 7)
@@ -515,11 +519,12 @@ def test_a_finger_on_the_map_moves_the_point(visit):
     opened = visit(example, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     before = picture(opened)
     strip = "canvas.strip:has(+ #latent-1)"
+    settle(opened)
     strip_before = canvas_bytes(opened, strip)
     opened.locator("#map").tap(position={"x": 120, "y": 90})
     assert shows(opened, example, point(opened))
     assert not np.array_equal(picture(opened), before)
-    opened.wait_for_timeout(300)
+    settle(opened)
     assert not np.array_equal(canvas_bytes(opened, strip), strip_before)
 
 
@@ -575,7 +580,7 @@ def test_the_slider_from_a_to_b_shows_the_points_between_them(visit):
     set_slider(opened.locator("#between"), 0.25)
     assert np.allclose(point(opened), [0.5, -0.25, 0.375])
     assert shows(opened, example, [0.5, -0.25, 0.375])
-    opened.wait_for_timeout(300)
+    settle(opened)
     strip = canvas_bytes(opened, "#between-strip")
     share = np.linspace(0, 1, 7)[:, None]
     expected = example.bytes_of((1 - share) * [1, -1, 0.5] + share * [-1, 2, 0])
@@ -585,13 +590,18 @@ def test_the_slider_from_a_to_b_shows_the_points_between_them(visit):
 def test_play_moves_from_a_to_b_until_it_is_stopped(visit):
     example = Example()
     opened = visit(example)
+    # The clock of the page stands still except where the test moves it.
+    opened.clock.install(time=0)
+    opened.clock.pause_at(1000)
     opened.locator("#play").click()
     assert opened.locator("#play").inner_text() == "Stop"
     shares = []
-    for _ in range(5):
-        opened.wait_for_timeout(100)
+    for _ in range(7):
+        opened.clock.run_for(1000)
         shares.append(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
-    assert shares == sorted(set(shares)) and 0 < shares[0] < shares[-1] < 1
+    # From A to B and back takes 6 seconds.
+    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 1 / 3], atol=0.02)
+    opened.clock.resume()
     set_slider(slider(opened, 0), 1)
     assert opened.locator("#play").inner_text() == "Play"
     assert point(opened)[0] == 1
@@ -599,12 +609,14 @@ def test_play_moves_from_a_to_b_until_it_is_stopped(visit):
 
 def test_play_jumps_once_where_motion_is_reduced(visit):
     opened = visit(Example(), reduced_motion="reduce")
+    opened.clock.install(time=0)
+    opened.clock.pause_at(1000)
     opened.evaluate("document.getElementById('play').click()")
-    shares = set()
-    for _ in range(70):
-        opened.wait_for_timeout(50)
-        shares.add(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
-    assert len(shares) <= 9 and max(shares) == 1
+    shares = []
+    for _ in range(20):
+        shares.append(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
+        opened.clock.run_for(200)
+    assert shares == sorted(shares) and len(set(shares)) == 9 and shares[-1] == 1
     assert opened.locator("#play").inner_text() == "Play"
 
 
@@ -734,6 +746,7 @@ def test_light_and_dark_follow_the_system(visit):
     background = "getComputedStyle(document.body).backgroundColor"
     light = opened.evaluate(background), canvas_bytes(opened, "#map").mean()
     opened.emulate_media(color_scheme="dark")
-    opened.wait_for_timeout(100)
+    opened.wait_for_function("(light) => getComputedStyle(document.body).backgroundColor !== light", arg=light[0])
+    next_frame(opened)
     dark = opened.evaluate(background), canvas_bytes(opened, "#map").mean()
     assert light[0] != dark[0] and light[1] != dark[1]
