@@ -11,10 +11,12 @@ import io
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
@@ -24,6 +26,7 @@ from config import (
     DATASETS,
     LEARNING_RATE_SCHEDULES,
     LIKELIHOODS,
+    MIN_IMAGE_SIZE,
     PRECISIONS,
     VAE_TYPES,
     Config,
@@ -42,6 +45,9 @@ MainFunction = Callable[[Sequence[str] | None], int | None]
 
 # What errors say, besides MemoryError, if there is no memory for the libraries or the threads of a package.
 NOT_ENOUGH_MEMORY = ("failed to map segment", "annot allocate memory", "can't start new thread")
+
+# How Matplotlib's warnings about a character that it cannot draw begin.
+MISSING_CHARACTER = "Glyph .* missing from font|Matplotlib currently does not support .* natively"
 
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
@@ -84,14 +90,21 @@ def folder_path(text: str) -> Path:
 
     Its full path must be UTF-8, because TensorFlow writes checkpoints to no other.
     """
-    full_path = os.path.abspath(text)
-    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
-        raise argparse.ArgumentTypeError(f"takes a folder whose full path is UTF-8, got {os.fsencode(full_path)!r}")
+    check_utf_8(text, "a folder")
     path = Path(text)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(part)!r} is a file")
     return path
+
+
+def check_utf_8(path: str, description: str) -> None:
+    """Raises ArgumentTypeError if a full path is not UTF-8. `description` says what the flag takes."""
+    full_path = os.path.abspath(path)
+    if os.fsencode(full_path) != full_path.encode("utf-8", "replace"):
+        raise argparse.ArgumentTypeError(
+            f"takes {description} whose full path is UTF-8, got {os.fsencode(full_path)!r}"
+        )
 
 
 def true_or_false(text: str) -> bool:
@@ -114,7 +127,11 @@ def name_or_path(text: str) -> str:
 
 
 def check_images_path(path: str) -> None:
-    """Raises ArgumentTypeError if there is nothing at the path, or if a run cannot be called by its name."""
+    """Raises ArgumentTypeError if there is nothing at the path, or if its name cannot be part of a run's name.
+
+    Messages and the commands in them have the path, so it must be UTF-8.
+    """
+    check_utf_8(path, "a folder or file")
     if not os.path.exists(path):
         raise argparse.ArgumentTypeError(f"there is no folder or file {path!r}{hint_at_path(path)}")
     try:
@@ -212,7 +229,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "staged: 3^i epochs at learning_rate x 10^(-i/7), for i = 0 to 7 (default: %(default)s)",
     },
     "image_size": {
-        "type": whole_number(4, 4096),
+        "type": whole_number(MIN_IMAGE_SIZE, 4096),
         "default": Config.image_size,
         "metavar": "N",
         "help": "scale your own images so that the shorter side is N, and cut out the middle N x N (default: off)",
@@ -761,8 +778,11 @@ def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
     )
 
 
-def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
-    """Returns whether --restore finds a model that is at the final epoch already, and tells the user if so."""
+def report_if_finished(args: argparse.Namespace, run_folder: Path, data: Dataset | None = None) -> bool:
+    """Returns whether --restore finds a model that is at the final epoch already, and tells the user if so.
+
+    `data` is the data set, if it has been loaded already.
+    """
     from vae import runs
 
     epoch = runs.saved_epoch(run_folder)
@@ -774,7 +794,9 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
         return False
     if is_path(args.dataset):
         # The finished run may have been trained on other images of the same name.
-        runs.check_digest(run_folder, load_data(args).digest)
+        if data is None:
+            data = load_data(args)
+        runs.check_digest(run_folder, data.digest)
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
     tested = runs.last_tested(run_folder)
     if tested is not None:
@@ -784,8 +806,18 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path) -> bool:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Saves a Matplotlib Figure as PNG, and prints the path."""
+    """Saves a Matplotlib Figure as PNG, and prints the path.
+
+    If the font lacks characters, a line on standard error says so. Only the names of classes can have such characters.
+    """
     from vae import files
 
-    files.save_figure(figure, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=MISSING_CHARACTER)
+        files.save_figure(figure, path)
     print(path)
+    others = [warning for warning in caught if not re.match(MISSING_CHARACTER, str(warning.message))]
+    if len(others) < len(caught):
+        print("the figure's font lacks some characters of the class names", file=sys.stderr)
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -30,7 +30,8 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 PRECISIONS = ("float32", "mixed_bfloat16")
 LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
-# The names that these fields may have, and the smallest values of these numbers. The data sets check their own names.
+# The names that these fields may have, and the smallest values of these numbers. cli.name_or_path checks the
+# data set, because a path needs the disk.
 CHOICES = {
     "vae_type": tuple(VAE_TYPES),
     "activation": ACTIVATIONS,
@@ -39,6 +40,8 @@ CHOICES = {
     "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
 }
 MINIMA = {"latent_dim": 1, "num_epochs": 1, "batch_size": 1, "hidden_size": 1, "seed": 0}
+# The smallest width and height of the user's own images.
+MIN_IMAGE_SIZE = 4
 
 
 def is_path(dataset: str) -> bool:
@@ -47,9 +50,10 @@ def is_path(dataset: str) -> bool:
 
 
 def dataset_name(dataset: str) -> str:
-    """Returns the name of the data set that a value of --dataset stands for. Runs are called by it.
+    """Returns the name of the data set that a value of --dataset stands for. Runs are named after it.
 
-    For a path it is the folder's name, or the file's without .npz. Raises ValueError if a run cannot be called that.
+    For a path it is the folder's name, or the file's without .npz. Raises ValueError if it cannot be part of a run's
+    name.
     """
     if not is_path(dataset):
         return dataset
@@ -58,8 +62,8 @@ def dataset_name(dataset: str) -> str:
         raise ValueError(f"{dataset!r} has the name of the built-in data set {name}: rename the folder or file")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
         raise ValueError(
-            f"runs are called by the name of the folder or file, so it takes the letters a to z and A to Z, digits, "
-            f"'-', '_' and '.', with no dot in front, got {name!r}: rename {dataset!r}"
+            f"runs are named after the folder or file, so its name takes only letters (a-z, A-Z), digits, '-', '_' and "
+            f"'.', and must not begin with '.', got {name!r}: rename {dataset!r}"
         )
     return name
 
@@ -116,8 +120,8 @@ class Config:
             if type(value) is not int or value < minimum:
                 raise ValueError(f"{name} takes a whole number of at least {minimum}, got {value!r}")
         size = self.image_size
-        if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(f"image_size takes a whole number above 0 or None, got {size!r}")
+        if size is not None and (type(size) is not int or size < MIN_IMAGE_SIZE):
+            raise ValueError(f"image_size takes a whole number of at least {MIN_IMAGE_SIZE} or None, got {size!r}")
         rate = self.learning_rate
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate takes a finite number above 0, got {rate!r}")

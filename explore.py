@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(path)
     size = path.stat().st_size
     if size > LARGE_PAGE:
-        print(f"the page is large, {size / 1e6:.0f} MB: the decoder of this model has many weights", file=sys.stderr)
+        print(
+            f"the page is large, {size / 1e6:.0f} MB: it holds the decoder's weights and up to 20 test images",
+            file=sys.stderr,
+        )
     if args.open and not webbrowser.open(path.resolve().as_uri()):
         print("no browser was found; open the page yourself", file=sys.stderr)
 
@@ -47,12 +51,6 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
 
     model = trained.model
     data = trained.data
-    tested = runs.last_tested(trained.folder)
-    test_elbo = None
-    if tested is not None:
-        test_elbo = evaluation.format_elbo(tested.test_elbo, model)
-        if tested.epoch != model.epoch:
-            test_elbo += f" at epoch {tested.epoch}"
     return page.render(
         model,
         evaluation.posteriors(model, evaluation.prepare_test(model.likelihood, data.test_images)),
@@ -62,11 +60,36 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
         summary=page.RunSummary(
             name=trained.folder.name,
             dataset=data.name,
-            test_elbo=test_elbo,
+            test_elbo=describe_test_elbo(trained),
             data_verified=runs.read_config(trained.folder).data_verified,
         ),
         draw_seed=draw_seed,
     )
+
+
+def describe_test_elbo(trained: cli.TrainedRun) -> str | None:
+    """Returns the last test ELBO of a run as text, such as "-94.62 nats"; None if there is none.
+
+    Tells the user if history.csv cannot be read. If training was killed, or is still going on, it can have epochs that
+    come after the model's.
+    """
+    from vae import evaluation, runs
+
+    model = trained.model
+    try:
+        history = runs.read_history(trained.folder)
+    except runs.RunError as error:
+        problem = str(error).splitlines()[0]
+        print(f"the page has no test ELBO: {problem}", file=sys.stderr)
+        return None
+    tested = [row for row in history if row.epoch <= model.epoch and math.isfinite(row.test_elbo)]
+    if not tested:
+        return None
+    last = tested[-1]
+    text = evaluation.format_elbo(last.test_elbo, model)
+    if last.epoch != model.epoch:
+        text += f" at epoch {last.epoch}"
+    return text
 
 
 def class_names(data: Dataset) -> list[str] | None:

@@ -92,7 +92,8 @@ def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> b
         run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
     for script_name in experiment.scripts:
         run_script(script_name, experiment, args)
-    return results.publish(run_folder, args.pictures_dir / run_folder.name)
+    has_page = "explore" in experiment.scripts
+    return results.publish(run_folder, args.pictures_dir / run_folder.name, has_page=has_page)
 
 
 def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import cli
+from benchmarks import chromium
 from config import Config
-from explorer import browser
 from report.markdown import format_table
 
 NUM_TIMES = 200
@@ -57,15 +57,15 @@ DECODERS = (
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
     cli.parse_args(argv, __doc__, flags=())
-    path = browser.find()
+    path = chromium.find()
     if path is None:
-        raise FileNotFoundError(browser.HOW_TO_INSTALL)
+        raise FileNotFoundError(chromium.HOW_TO_INSTALL)
     rows = []
-    with tempfile.TemporaryDirectory() as scratch, browser.launch(path) as running:
+    with tempfile.TemporaryDirectory() as scratch, chromium.launch(path) as running:
         for decoder in DECODERS:
             page_path = Path(scratch, "explorer.html")
             page_path.write_text(make_page(decoder), encoding="utf-8", newline="")
-            opened = browser.open_page(running.new_context(), page_path)
+            opened = chromium.open_page(running.new_context(), page_path)
             medians = [f"{measure(opened, what, decoder.config.latent_dim):.2f}" for what in ("decode", "render")]
             rows.append((decoder.name, *medians))
             opened.context.close()

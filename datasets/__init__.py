@@ -4,6 +4,7 @@
 own.py reads what a path leads to.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,14 @@ def load(
     if it is given. The other arguments have no effect on them.
 
     Raises DataError if the data is damaged or is not the published data, or if it is missing and cannot be downloaded.
+    Raises ValueError if image_size is given for a data set that has a name.
     """
     if name in LOADERS:
+        if image_size is not None:
+            raise ValueError(f"image_size is for your own images only; {name} has a size of its own")
         return LOADERS[str(name)](Path(data_dir), allow_unverified)
-    return own.load(Path(name), image_size)
+    path = Path(name)
+    is_word = os.sep not in str(name) and path.suffix != ".npz"
+    if is_word and not path.exists():
+        raise DataError(f"takes {', '.join(LOADERS)}, or the path of your own images, got {str(name)!r}")
+    return own.load(path, image_size)

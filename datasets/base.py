@@ -33,8 +33,8 @@ class Dataset:
     """Holds images and labels as bytes. Scaling to floats and noise belong to the likelihood.
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
-    `verified` says whether every source file has its published digest. Only the user's own images, for which no digest
-    is published, have a `digest` instead, and verified=None. `class_names` has the name of each label of theirs.
+    `verified` says whether every source file has its published digest. The user's own images have no published digest.
+    For them, `verified` is None, `digest` identifies the data, and `class_names` has the name of each label.
     """
 
     name: str
@@ -309,4 +309,4 @@ def _write_cache(dataset: Dataset, sources: Iterable[Source], path: Path) -> Non
             np.savez(written, facts=json.dumps(header), **arrays)
             place(written, path)
     except OSError as error:
-        print(f"no cache of the decoded data: {error}", file=sys.stderr)
+        print(f"the decoded data was not cached: {error}", file=sys.stderr)

@@ -18,14 +18,14 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datasets.base import DataError, Dataset, split
 
@@ -38,7 +38,27 @@ FINAL_MODES = ("L", "RGB")
 OTHER_GREY_MODES = ("1", "LA", "La")
 # Its modes of pictures with 32 bits per pixel, integers and floats. Their scale is unknown.
 UNSCALED_MODES = ("I", "F")
+# What is done to a picture for each EXIF orientation, other than 1, to turn it upright.
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The least width and height of the images, after they are scaled. config.MIN_IMAGE_SIZE is the same number.
 MIN_SIDE = 4
+# Usual names of the folders of training and test pictures, in lower case, and what they are called here.
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "test",
+    "validation": "test",
+}
 
 # If the images are not split already, one in this many is a test image.
 TEST_INTERVAL = 10
@@ -101,9 +121,14 @@ def _number_classes(train_classes: Sequence | np.ndarray, test_classes: Sequence
 def _check_test_classes(path: Path, train_classes: Iterable, test_classes: Iterable) -> None:
     """Raises DataError if test images have a class that no training image has."""
     unknown = sorted(set(test_classes) - set(train_classes))
-    if unknown:
-        name = "none (they are not in folders)" if unknown[0] == "" else unknown[0]
-        raise DataError(f"{path}: test images have a class that no training image has: {name}")
+    if not unknown:
+        return
+    if unknown[0] == "":
+        raise DataError(
+            f"{path}: the training pictures are in class folders, but some test pictures are not: put them into class "
+            "folders, too"
+        )
+    raise DataError(f"{path}: test images have a class that no training image has: {unknown[0]}")
 
 
 # ---- Finding pictures ----------------------------------------------------------------------------------------------
@@ -116,7 +141,15 @@ class PictureFile(NamedTuple):
     class_name: str
 
 
-def find_pictures(folder: Path) -> tuple[list[PictureFile], list[str]]:
+class FoundPictures(NamedTuple):
+    """The training and the test pictures below a folder, and the paths of what is ignored there."""
+
+    train: list[PictureFile]
+    test: list[PictureFile]
+    ignored: list[str]
+
+
+def find_pictures(folder: str | os.PathLike[str]) -> tuple[list[PictureFile], list[str]]:
     """Returns the pictures below a folder, in sorted order, and the paths of what is ignored.
 
     The folders in it are classes; folders inside these make no difference. Hidden files and folders are ignored, and
@@ -179,45 +212,77 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
     return not is_hidden and entry.name.lower().endswith(SUFFIXES) and entry.is_file()
 
 
-def find_parts(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
-    """Returns the training and the test pictures below a folder, and the paths of what is ignored.
+def find_parts(folder: Path) -> FoundPictures:
+    """Returns the pictures below a folder.
 
-    Raises DataError if there are none, or if the folder has only one of `train` and `test`.
+    Raises DataError if there are none, if the folder has only one of `train` and `test`, or if a part of the data set
+    has another name.
     """
     present = [name for name in ("train", "test") if (folder / name).is_dir()]
     if len(present) == 2:
         return _find_train_and_test(folder)
+    _check_names_of_parts(folder)
     if len(present) == 1:
+        (missing,) = {"train", "test"} - set(present)
         raise DataError(
-            f"{folder} holds only {present[0]} of the folders train and test: it takes both; or neither, and then a "
-            "tenth of the pictures is the test set"
+            f"{folder} has a folder {present[0]}, but no folder {missing}: add it; or put the pictures directly into "
+            f"{folder}, and a tenth of them becomes the test set"
         )
     pictures, ignored = find_pictures(folder)
-    _check_any(folder, pictures, ignored)
+    _check_any(folder, pictures, ignored, other_files="train_images.npy and test_images.npy")
     train, test = _split(folder, len(pictures))
-    return [pictures[index] for index in train], [pictures[index] for index in test], ignored
+    return FoundPictures([pictures[index] for index in train], [pictures[index] for index in test], ignored)
 
 
-def _find_train_and_test(folder: Path) -> tuple[list[PictureFile], list[PictureFile], list[str]]:
+def _check_names_of_parts(folder: Path) -> None:
+    """Raises DataError if a folder holds one that looks like a part of the data set, and would become a class."""
+    for entry in _sorted_entries(folder):
+        part = PARTS.get(entry.name.lower())
+        if part is not None and entry.name not in ("train", "test") and entry.is_dir():
+            raise DataError(
+                f"{folder} holds a folder {entry.name}: call it {part} (or give it another name if it is a class)"
+            )
+
+
+def _find_train_and_test(folder: Path) -> FoundPictures:
     """Returns what find_parts does, for a folder with the folders train and test."""
-    train, ignored_in_train = find_pictures(folder / "train")
-    test, ignored_in_test = find_pictures(folder / "test")
-    _check_any(folder / "train", train, ignored_in_train)
-    _check_any(folder / "test", test, ignored_in_test)
+    # Not Path: it shortens ./train to train, and the digest has the part of a path that comes after the folder's.
+    train_folder = os.path.join(folder, "train")
+    test_folder = os.path.join(folder, "test")
+    train, ignored_in_train = find_pictures(train_folder)
+    test, ignored_in_test = find_pictures(test_folder)
+    _check_any(train_folder, train, ignored_in_train)
+    _check_any(test_folder, test, ignored_in_test)
     _check_test_classes(
         folder,
         train_classes=[picture.class_name for picture in train],
         test_classes=[picture.class_name for picture in test],
     )
-    beside = [entry.path for entry in _sorted_entries(folder) if entry.name not in ("train", "test")]
-    return train, test, [*beside, *ignored_in_train, *ignored_in_test]
+    # The folder Train is the folder train if the file system does not tell them apart, as on macOS.
+    parts = (_identity(os.stat(train_folder)), _identity(os.stat(test_folder)))
+    beside = [
+        entry.path for entry in _sorted_entries(folder) if not entry.is_dir() or _identity(entry.stat()) not in parts
+    ]
+    return FoundPictures(train, test, [*beside, *ignored_in_train, *ignored_in_test])
 
 
-def _check_any(folder: Path, pictures: list[PictureFile], ignored: list[str]) -> None:
-    """Raises DataError if a folder has no pictures."""
-    if not pictures:
-        others = f"; other files: {_name_some(ignored)}" if ignored else ""
-        raise DataError(f"no pictures in {folder}, files that end in {', '.join(SUFFIXES)}{others}")
+def _check_any(
+    folder: str | os.PathLike[str], pictures: list[PictureFile], ignored: list[str], other_files: str = ""
+) -> None:
+    """Raises DataError if a folder has no pictures. The message also names the `other_files` that it may hold."""
+    if pictures:
+        return
+    expected = f"files that end in {', '.join(SUFFIXES)}"
+    if other_files:
+        expected += f", or {other_files}"
+    found = f"; other files: {_name_some(ignored)}" if ignored else ""
+    raise DataError(f"no pictures in {folder}: it takes {expected}{found}")
+
+
+def _report_ignored(folder: Path, ignored: Sequence[str]) -> None:
+    """Tells the user which files and folders were ignored, if any."""
+    if ignored:
+        print(f"{folder}: ignored files and folders: {_name_some(ignored)}", file=sys.stderr)
 
 
 def _name_some(paths: Sequence[str]) -> str:
@@ -244,8 +309,7 @@ class Picture(NamedTuple):
 def load_pictures(folder: Path, image_size: int | None) -> Dataset:
     """Returns the pictures below a folder. Tells the user which files were ignored, and what was changed in others."""
     train, test, ignored = find_parts(folder)
-    if ignored:
-        print(f"{folder}: ignored files and folders: {_name_some(ignored)}", file=sys.stderr)
+    _report_ignored(folder, ignored)
     labels = Labels()
     if train[0].class_name:
         labels = _number_classes([file.class_name for file in train], [file.class_name for file in test])
@@ -271,7 +335,7 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
     digest = hashlib.sha256()
     num_with_alpha = 0
     num_with_16_bits = 0
-    with contextlib.closing(_read_in_threads(paths, image_size)) as pictures:
+    with contextlib.closing(_read_all(paths, image_size)) as pictures:
         for index, picture in enumerate(pictures):
             if index == 0:
                 images = _allocate(folder, len(paths), picture.pixels.shape)
@@ -285,7 +349,8 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
                 images = np.repeat(images, 3, axis=3)
             # If the array is in colour, NumPy repeats the one channel of a grey picture.
             images[index] = picture.pixels
-            name = paths[index].removeprefix(str(folder))
+            # The name begins with a slash, as it always has, so that the digests of earlier versions stay valid.
+            name = "/" + paths[index].removeprefix(os.path.join(folder, ""))
             digest.update(os.fsencode(f"{name}\0{picture.num_bytes}\0"))
             digest.update(picture.sha256)
             num_with_alpha += picture.had_alpha
@@ -314,8 +379,8 @@ def _describe_size(pixels: np.ndarray) -> str:
     return f"{width}x{height}"
 
 
-def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[Picture, None, None]:
-    """Yields the pictures at paths, in order. Threads read several at once, since Pillow decodes outside Python's lock.
+def _read_all(paths: Sequence[str], image_size: int | None) -> Generator[Picture, None, None]:
+    """Yields the pictures at paths, in order.
 
     Meanwhile a warning of Pillow about a decompression bomb is an error, and its other warnings are not shown.
     """
@@ -326,17 +391,29 @@ def _read_in_threads(paths: Sequence[str], image_size: int | None) -> Generator[
         return [read_picture(path, image_size) for path in paths[first : first + task_size]]
 
     bar = tqdm.tqdm(total=len(paths), desc="reading pictures", unit="picture", disable=not sys.stderr.isatty())
-    with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as threads, bar:
+    with warnings.catch_warnings(), _task_mapper(paths, num_threads) as map_tasks, bar:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        run = threads.map if _mean_size(paths) >= MIN_BYTES_FOR_THREADS else map
-        try:
-            for pictures in run(read_task, range(0, len(paths), task_size)):
-                bar.update(len(pictures))
-                yield from pictures
-        finally:
-            # After an error or Ctrl-C, no thread begins another task.
-            threads.shutdown(cancel_futures=True)
+        for pictures in map_tasks(read_task, range(0, len(paths), task_size)):
+            bar.update(len(pictures))
+            yield from pictures
+
+
+@contextlib.contextmanager
+def _task_mapper(paths: Sequence[str], num_threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yields a function that does what `map` does, for tasks that read the files at these paths.
+
+    Unless the files are small, threads do several tasks at once, since Pillow decodes outside Python's lock.
+    """
+    if _mean_size(paths) < MIN_BYTES_FOR_THREADS:
+        yield map
+        return
+    threads = ThreadPoolExecutor(num_threads)
+    try:
+        yield threads.map
+    finally:
+        # After an error or Ctrl-C, no thread begins another task.
+        threads.shutdown(cancel_futures=True)
 
 
 def _mean_size(paths: Sequence[str]) -> float:
@@ -381,23 +458,46 @@ def read_picture(path: str, image_size: int | None) -> Picture:
 
 
 def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Returns a loaded picture, upright and opaque, in one of the FINAL_MODES, and whether any part was transparent."""
-    is_grey = image.mode in ("L", *OTHER_GREY_MODES) or image.mode.startswith("I;16")
-    upright = ImageOps.exif_transpose(image)
-    opaque, had_alpha = _without_alpha(_with_8_bits(upright))
-    return opaque.convert("L" if is_grey else "RGB"), had_alpha
+    """Returns a loaded picture, upright and opaque, in one of the FINAL_MODES, and whether any part was transparent.
 
-
-def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Returns a picture with 8 bits per channel: 16-bit grey is divided by 257, which makes 255 of 65535.
-
-    Pillow's own conversion would make every value above 255 white. Raises ValueError for 32-bit pixels.
+    Raises ValueError for 32-bit pixels.
     """
     if image.mode in UNSCALED_MODES:
         raise ValueError("it has 32 bits per pixel, and the value of white is unknown: save it with 8 or 16 bits")
+    upright = _turn_upright(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    return image
+        return _convert_16_bits(upright)
+    opaque, had_alpha = _without_alpha(upright)
+    is_grey = image.mode in ("L", *OTHER_GREY_MODES)
+    return opaque.convert("L" if is_grey else "RGB"), had_alpha
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Returns a picture turned by its EXIF orientation. If the EXIF block is damaged, it stays as it is stored.
+
+    Pillow's exif_transpose also writes the block again, which fails if any other entry of it is damaged.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        # Pillow raises errors of many kinds when it reads a damaged block. The picture itself is whole.
+        return image
+    if orientation not in TRANSPOSITIONS:
+        return image
+    return image.transpose(TRANSPOSITIONS[orientation])
+
+
+def _convert_16_bits(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Returns a picture in 16-bit grey with 8 bits, and whether any part was transparent.
+
+    It is divided by 257, which makes 255 of 65535: Pillow's own conversion would make every value above 255 white. A
+    PNG file can have one grey value that is transparent, which Pillow would forget.
+    """
+    values = np.asarray(image)
+    # No value of a picture is -1.
+    is_transparent = values == image.info.get("transparency", -1)
+    opaque = np.where(is_transparent, 0, values)
+    return Image.fromarray(np.rint(opaque / 257).astype(np.uint8)), bool(is_transparent.any())
 
 
 def _without_alpha(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -430,6 +530,7 @@ def scale(image: Image.Image, size: int) -> Image.Image:
 # The names of arrays that are split already, and of those that are not. The images come before their labels.
 SPLIT_NAMES = ("train_images", "test_images", "train_labels", "test_labels")
 WHOLE_NAMES = ("images", "labels")
+IMAGE_NAMES = ("train_images", "test_images")
 
 
 def load_npz(path: Path, image_size: int | None) -> Dataset:
@@ -443,29 +544,52 @@ def load_npz(path: Path, image_size: int | None) -> Dataset:
     if "images" in arrays:
         arrays = _split_arrays(path, arrays)
     if image_size is not None:
-        for name in ("train_images", "test_images"):
+        for name in IMAGE_NAMES:
             arrays[name] = _scale_arrays(path, arrays[name], image_size)
     return _make_dataset(path, arrays, f"sha256:{digest.hexdigest()}")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of SPLIT_NAMES that an .npz file has, or else those of WHOLE_NAMES."""
+    """Returns the arrays of SPLIT_NAMES that an .npz file has, or else those of WHOLE_NAMES.
+
+    Tells the user which other arrays were ignored.
+    """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+        with path.open("rb") as file, _open_npz(file) as content:
+            all_names = list(content)
             names: tuple[str, ...] = SPLIT_NAMES
-            if "images" in content and not {"train_images", "test_images"} & set(content):
+            if "images" in all_names and not set(IMAGE_NAMES) & set(all_names):
                 names = WHOLE_NAMES
-            arrays = {name: content[name] for name in names if name in content}
-            all_names = ", ".join(content)
+            arrays = {name: _read_array(content, name) for name in names if name in all_names}
     except Exception as error:
         # NumPy and zipfile raise errors of many kinds when they read a damaged file.
         raise DataError(f"{path} cannot be read as an .npz file: {error}") from None
     for name in names:
         if name.endswith("images") and name not in arrays:
             raise DataError(
-                f"{path} has no array {name}: it takes train_images and test_images, or images, and holds {all_names}"
+                f"{path} has no array {name}: it takes train_images and test_images, or images, and holds "
+                f"{', '.join(all_names)}"
             )
+    ignored = [name for name in all_names if name not in arrays]
+    if ignored:
+        print(f"{path}: ignored arrays: {_name_some(ignored)}", file=sys.stderr)
     return arrays
+
+
+def _open_npz(file: BinaryIO) -> np.lib.npyio.NpzFile:
+    """Returns the arrays in an open .npz file. Raises ValueError if it is a file of another kind."""
+    content = np.load(file, allow_pickle=False)
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise ValueError("it is not a zip file of arrays; np.savez writes one")
+    return content
+
+
+def _read_array(content: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Returns an array of an .npz file. Raises ValueError if its entry is another file, which NumPy gives as bytes."""
+    array = content[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is not an array")
+    return array
 
 
 def _split_arrays(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -498,8 +622,10 @@ def load_mapped(folder: Path, image_size: int | None) -> Dataset:
             arrays[name] = _map(path)
         elif name.endswith("images"):
             raise DataError(f"{path} is missing: a folder of arrays holds train_images.npy and test_images.npy")
+    files = [f"{name}.npy" for name in SPLIT_NAMES]
+    _report_ignored(folder, [entry.path for entry in _sorted_entries(folder) if entry.name not in files])
     _check_arrays(folder, arrays)
-    for name in ("train_images", "test_images"):
+    for name in IMAGE_NAMES:
         if image_size is not None and arrays[name].shape[1:3] != (image_size, image_size):
             raise DataError(
                 f"{folder / name}.npy has images of {_describe_size(arrays[name][0])} pixels, not "
@@ -511,7 +637,8 @@ def load_mapped(folder: Path, image_size: int | None) -> Dataset:
 def _map(path: Path) -> np.ndarray:
     """Returns the array in an .npy file, mapped into memory."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load: it does not map a file that is really an .npz file.
+        array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         # NumPy raises errors of many kinds when it reads a damaged file.
         raise DataError(f"{path} cannot be read as an .npy file: {error}") from None
@@ -548,8 +675,11 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         else:
             _check_labels(f"{path}: {name}", array, num_images=len(arrays[name.replace("labels", "images")]))
     if ("train_labels" in arrays) != ("test_labels" in arrays):
-        raise DataError(f"{path} has labels for one of train_images and test_images: it takes them for both, or none")
+        raise DataError(
+            f"{path} has labels for only one of train_images and test_images: give labels for both, or for neither"
+        )
     if "train_labels" in arrays:
+        _check_types_of_labels(path, arrays["train_labels"].dtype, arrays["test_labels"].dtype)
         train_classes = np.unique(arrays["train_labels"]).tolist()
         test_classes = np.unique(arrays["test_labels"]).tolist()
         _check_test_classes(path, train_classes, test_classes)
@@ -558,13 +688,11 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _check_images(name: str, array: np.ndarray) -> None:
     """Raises DataError if an array does not hold images."""
     is_shaped_like_images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
-    if array.dtype != np.uint8 or not is_shaped_like_images or not len(array):
+    if array.dtype != np.uint8 or not is_shaped_like_images or not array.size:
         raise DataError(
             f"{name} is {array.dtype} {array.shape}: it takes uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3), from 0 "
             "for black to 255 for white"
         )
-    if min(array.shape[1:3]) < MIN_SIDE:
-        raise DataError(f"{name} is {array.shape}: images of at least {MIN_SIDE}x{MIN_SIDE} pixels are needed")
 
 
 def _check_labels(name: str, array: np.ndarray, num_images: int) -> None:
@@ -573,8 +701,21 @@ def _check_labels(name: str, array: np.ndarray, num_images: int) -> None:
         raise DataError(f"{name} is {array.dtype} {array.shape}: it takes integers ({num_images},), one for each image")
 
 
+def _check_types_of_labels(path: Path, train_type: np.dtype, test_type: np.dtype) -> None:
+    """Raises DataError if no type of integers holds both the training and the test labels."""
+    if np.result_type(train_type, test_type).kind not in "iu":
+        raise DataError(
+            f"{path}: train_labels are {train_type} and test_labels are {test_type}, and no type of integers holds "
+            "both: save them with the same type"
+        )
+
+
 def _make_dataset(path: Path, arrays: dict[str, np.ndarray], digest: str) -> Dataset:
-    """Returns the Dataset of the arrays of SPLIT_NAMES. Raises DataError if the images differ in shape."""
+    """Returns the Dataset of the arrays of SPLIT_NAMES. Raises DataError if the images are small or differ in shape."""
+    for name in IMAGE_NAMES:
+        shape = arrays[name].shape
+        if min(shape[1:3]) < MIN_SIDE:
+            raise DataError(f"{path}: {name} is {shape}: images of at least {MIN_SIDE}x{MIN_SIDE} pixels are needed")
     train_images = _with_channels(arrays["train_images"])
     test_images = _with_channels(arrays["test_images"])
     if train_images.shape[1:] != test_images.shape[1:]:

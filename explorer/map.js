@@ -72,9 +72,12 @@ function makeMap(canvas, entries, classNames) {
 
   /* Returns the coordinates under a pointer. */
   function coordinatesUnder(event) {
+    // The box has the canvas's border around what is drawn.
     const box = canvas.getBoundingClientRect();
-    const across = (left + right) / 2 + (event.clientX - box.left - middle[0]) / scale[0];
-    const up = (low + high) / 2 - (event.clientY - box.top - middle[1]) / scale[1];
+    const x = event.clientX - box.left - canvas.clientLeft;
+    const y = event.clientY - box.top - canvas.clientTop;
+    const across = (left + right) / 2 + (x - middle[0]) / scale[0];
+    const up = (low + high) / 2 - (y - middle[1]) / scale[1];
     return isLine ? [across] : [across, up];
   }
 
@@ -166,7 +169,7 @@ function makeMap(canvas, entries, classNames) {
     context.restore();
   }
 
-  /* Returns round numbers, far enough apart and more of them than the map shows. */
+  /* Returns round numbers, far enough apart, that reach beyond both ends of the map. */
   function ticks(pixelsPerUnit) {
     const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
     const step = steps.find((each) => each * pixelsPerUnit >= TICK_DISTANCE) ?? 10000;

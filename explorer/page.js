@@ -56,6 +56,12 @@ function tell(text) {
   element("status").textContent = text;
 }
 
+/* Clears the last message, and hides the text to copy, which is that of an earlier point. */
+function clearMessage() {
+  tell("");
+  element("copied").hidden = true;
+}
+
 function format(number, numDigits = 2) {
   return number.toFixed(numDigits).replace("-", "\u2212");
 }
@@ -119,10 +125,10 @@ function moveTo(z) {
   requestRender();
 }
 
-/* Moves the point to z as the user asks for it: what plays stops, and an earlier message goes. */
+/* Moves the point to z at the user's request: stops playing, and clears the last message. */
 function stopAndMoveTo(z) {
   stopPlaying();
-  tell("");
+  clearMessage();
   moveTo(z);
 }
 
@@ -178,6 +184,7 @@ async function copyPoint() {
   const text = `np.array([${rest.join(", ")}], dtype=np.float32)`;
   try {
     await navigator.clipboard.writeText(text);
+    clearMessage();
     tell("Copied.");
   } catch {
     const box = element("copied");
@@ -273,7 +280,7 @@ function setUpMap() {
   });
   canvas.addEventListener("pointermove", (event) => show(pointUnder(event)));
   canvas.addEventListener("pointerup", (event) => {
-    // A press that began elsewhere is none on the map.
+    // A press that began outside the map is ignored.
     if (event.button === 0 && canvas.hasPointerCapture(event.pointerId)) {
       stopAndMoveTo(pointUnder(event));
     }
@@ -295,7 +302,8 @@ function moveByArrow(event) {
   tell(coordinates.map((number, k) => format(number + step * direction[k])).join(", "));
 }
 
-/* Makes a button for each class, which emphasises its dots; or a scale where the colours stand for places. */
+/* Makes a button for each class that emphasises its dots. Without classes, the colours stand for places, and a scale
+ * is shown. */
 function setUpLegend() {
   element("scale").hidden = data.class_names !== null;
   element("legend").hidden = !map.hasColours;
@@ -329,8 +337,8 @@ function addLatent(parent, place) {
   const { order, shares, reach } = data.latents;
   const index = order[place];
   const id = `latent-${index + 1}`;
-  const share = `${format(100 * shares[place], shares[place] < 0.1 ? 1 : 0)}%`;
-  const label = make("label", { htmlFor: id }, `z${index + 1}`, make("span", { className: "share" }, share));
+  const shareText = `${format(100 * shares[place], shares[place] < 0.1 ? 1 : 0)}%`;
+  const label = make("label", { htmlFor: id }, `z${index + 1}`, make("span", { className: "share" }, shareText));
   const canvas = make("canvas", { className: "strip", ariaHidden: "true" });
   const slider = make("input", { type: "range", id, min: -reach, max: reach, step: 0.01 });
   const value = make("span", { className: "value" });
@@ -445,6 +453,13 @@ function moveBetween(share) {
   moveTo(mix(ends.a, ends.b, share));
 }
 
+/* Does the same at the user's request: stops playing, and clears the last message. */
+function stopAndMoveBetween(share) {
+  stopPlaying();
+  clearMessage();
+  moveBetween(share);
+}
+
 /* Makes the point at rest an end of the line, "a" or "b". */
 function setEnd(name) {
   stopPlaying();
@@ -455,6 +470,7 @@ function setEnd(name) {
 }
 
 function startPlaying() {
+  clearMessage();
   isPlaying = true;
   element("play").textContent = "Stop";
   if (reducedMotion.matches) {
@@ -498,14 +514,8 @@ function stopPlaying() {
 }
 
 function setUpBetween() {
-  makeClickable(between, (share) => {
-    stopPlaying();
-    moveBetween(share);
-  });
-  betweenSlider.addEventListener("input", () => {
-    stopPlaying();
-    moveBetween(betweenSlider.valueAsNumber);
-  });
+  makeClickable(between, stopAndMoveBetween);
+  betweenSlider.addEventListener("input", () => stopAndMoveBetween(betweenSlider.valueAsNumber));
   element("set-a").addEventListener("click", () => setEnd("a"));
   element("set-b").addEventListener("click", () => setEnd("b"));
   element("play").addEventListener("click", () => (isPlaying ? stopPlaying() : startPlaying()));

@@ -85,7 +85,7 @@ def points_to_try(means: np.ndarray, reach: float) -> np.ndarray:
 
     They are means of q(z|x), draws from the prior, and corners of the box that the sliders span.
     """
-    rng = np.random.default_rng(0)
+    rng = generator(0, "draw", 1)
     shape = (NUM_TRIED, means.shape[1])
     corners = reach * rng.choice([-1, 1], shape)
     return np.concatenate([means[:NUM_TRIED], rng.standard_normal(shape), corners]).astype(np.float32)
@@ -113,7 +113,7 @@ def describe_map(means: np.ndarray, labels: np.ndarray | None, rows: np.ndarray)
     axes = latent.map_axes(means)
     return {
         "origin": weights.encode(axes.origin, "float32"),
-        "axes": [weights.encode(axis, "float32") for axis in axes.axes],
+        "axes": [weights.encode(axis, "float32") for axis in axes.directions],
         "labels": axes.labels,
         "dots": weights.encode(axes.project(means[rows]), "float32"),
         "classes": None if labels is None else labels[rows].tolist(),

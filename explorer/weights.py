@@ -31,7 +31,8 @@ def export(model: VAE, z: np.ndarray) -> dict[str, Any]:
     """
     decoder = copy_in_float32(model.decoder)
     in_float16 = copy_in_float32(model.decoder)
-    with np.errstate(over="ignore"):  # a weight that is too large becomes infinite, and the pictures differ
+    # A weight that is too large becomes infinite, and then the pictures differ.
+    with np.errstate(over="ignore"):
         in_float16.set_weights([weights.astype(np.float16) for weights in decoder.get_weights()])
     has_float16 = max_change(model, decoder, in_float16, z) <= MAX_CHANGE
     dtype = "float16" if has_float16 else "float32"
@@ -94,7 +95,8 @@ def describe_layer(layer: layers.Layer, dtype: str, kept: np.ndarray | slice = s
     """Returns the entry of a layer, with the `kept` ones of its units or feature maps."""
     entry: dict[str, Any]
     if isinstance(layer, layers.Dense):
-        kernel = layer.kernel.numpy()[:, kept].T  # [units, inputs]
+        # [units, inputs]
+        kernel = layer.kernel.numpy()[:, kept].T
         entry = {"type": "dense", "kernel": encode(kernel, dtype)}
     elif isinstance(layer, layers.Conv2DTranspose) and layer.padding == "same":
         # [kernel height, kernel width, feature maps, inputs]

@@ -197,10 +197,11 @@ def is_evaluated(run_folder: Path, num_samples: int) -> bool:
     return metrics.epoch == runs.saved_epoch(run_folder) and metrics.num_samples >= num_samples
 
 
-def publish(run_folder: Path, pictures: Path) -> bool:
-    """Copies the small files of an evaluated run, its pictures and its page into docs/; returns whether it did.
+def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
+    """Copies the small files of an evaluated run and its pictures into docs/; returns whether it did.
 
-    A better result of the same run that is already there is kept instead, and the user is told.
+    With has_page, its explorer.html is copied, too. Without it, such a page may be left from long ago. A better result
+    of the same run that is already there is kept instead, and the user is told.
     """
     published = RESULTS / run_folder.name
     new = read(run_folder)
@@ -213,10 +214,10 @@ def publish(run_folder: Path, pictures: Path) -> bool:
     for name in ("config.json", "metrics.json"):
         copy(run_folder / name, published / name)
     for picture in sorted(pictures.glob("[!.]*")):
-        if picture.name == "explorer.html":
-            copy(picture, PAGES / f"{run_folder.name}.html")
-        else:
+        if picture.name != "explorer.html":
             copy(picture, FIGURES / run_folder.name / picture.name)
+        elif has_page:
+            copy(picture, PAGES / f"{run_folder.name}.html")
     copy_history(run_folder, published, num_epochs=new.quality.num_epochs)
     return True
 

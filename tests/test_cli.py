@@ -220,7 +220,7 @@ def test_a_printed_command_has_the_path_of_the_images(photos):
         ("minst", "got 'minst'; did you mean mnist?"),
         ("xyz", "svhn, digits, or the path of your own images, with a '/' in it, got 'xyz'"),
         ("some/my photos", "got 'my photos': rename 'some/my photos'"),
-        ("some/.hidden", "with no dot in front, got '.hidden': rename 'some/.hidden'"),
+        ("some/.hidden", "and must not begin with '.', got '.hidden': rename 'some/.hidden'"),
         ("some/été", "got 'été': rename 'some/été'"),
         ("some/mnist", "'some/mnist' has the name of the built-in data set mnist: rename the folder or file"),
         ("some/svhn.npz", "has the name of the built-in data set svhn: rename the folder or file"),
@@ -233,6 +233,19 @@ def test_a_bad_name_or_path_gives_a_helpful_line(value, expected_text, photos, c
     code, line = exit_code_and_line(capsys, "--dataset", value)
     assert code == 2
     assert "argument --dataset: " in line and line.endswith(f"{expected_text} (--help lists the flags)")
+
+
+def test_a_path_of_images_that_is_not_utf_8_is_refused(photos, capsys):
+    path = photos / os.fsdecode(b"mod\xe8les")
+    try:
+        path.mkdir()
+    except OSError:
+        pytest.skip("this file system takes text only")
+    for value in (path, path / "photos"):
+        code, line = exit_code_and_line(capsys, "--dataset", str(value))
+        assert code == 2
+        assert "argument --dataset: takes a folder or file whose full path is UTF-8, got b'/" in line
+        assert r"mod\xe8les" in line
 
 
 def test_image_size_is_for_own_images_only(photos, capsys):

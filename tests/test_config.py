@@ -1,12 +1,14 @@
 """Tests of Config, and of the names that a user may choose."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 import config
 import datasets
 from config import Config
+from datasets import own
 from vae.likelihoods import LIKELIHOODS
 from vae.networks import NETWORKS
 
@@ -83,7 +85,7 @@ def test_a_flat_type_refuses_every_other_likelihood(vae_type):
         ("likelihood", ("x", None)),
         ("precision", ("x", None, "")),
         ("learning_rate_schedule", ("x", None, "")),
-        ("image_size", (0, 2.0, "2", True)),
+        ("image_size", (0, 3, 8.0, "8", True)),
         ("latent_dim", (0, -3, 2.0, "2", True, None)),
         ("hidden_size", (0, -3, 2.0, "2", True, None)),
         ("num_epochs", (0, -3, 2.0, "2", True, None)),
@@ -104,6 +106,19 @@ def test_a_value_that_a_field_does_not_take_is_refused_by_name(name, values):
 )
 def test_own_images_are_called_by_the_last_part_of_their_path(path, name):
     assert config.dataset_name(path) == name
+
+
+@pytest.mark.parametrize("path", ["a/b", "a/b/", "./b", "../b", "a/b.npz", "b.npz", "a/../b", "a/.", "./", "/x/b.c"])
+def test_a_run_and_its_data_set_are_named_alike(path, tmp_path, monkeypatch):
+    """datasets/ and config.py do not import each other, so each has a function for it."""
+    # The last part of tmp_path is not always one that a run can be named after.
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    assert config.dataset_name(path) == own._name_of(Path(path))
+
+
+def test_the_smallest_image_is_the_same_for_the_flag_and_for_the_data():
+    assert config.MIN_IMAGE_SIZE == own.MIN_SIDE
 
 
 @pytest.mark.parametrize(

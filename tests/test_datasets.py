@@ -88,6 +88,21 @@ def test_unverified_data_is_refused_and_the_message_says_what_to_do(name, small_
         datasets.load(name, small_data)
 
 
+def test_a_word_that_is_no_data_set_gives_a_message_with_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"takes {', '.join(datasets.LOADERS)}, or the path of your own images, got 'minst'"
+    for name in ("minst", Path("minst")):
+        with pytest.raises(DataError, match=f"^{expected}$"):
+            datasets.load(name)
+    with pytest.raises(DataError, match=r"there is no folder or file minst\.npz"):
+        datasets.load("minst.npz")
+
+
+def test_a_data_set_with_a_name_takes_no_image_size():
+    with pytest.raises(ValueError, match="image_size is for your own images only; digits has a size of its own"):
+        datasets.load("digits", image_size=8)
+
+
 def test_digits_and_its_split_never_change():
     data = datasets.load("digits")
     assert digest(data.train_images) == "654b6c0c85da53977d28c203a558988971b37b04c18a4249873e6f6578af1190"
@@ -750,4 +765,4 @@ def test_no_cache_is_written_into_a_folder_that_cannot_be_written(small_data, tm
 
     monkeypatch.setattr(base.tempfile, "TemporaryDirectory", refuse)
     assert len(datasets.load("mnist", tmp_path, True).train_images) == 300
-    assert "no cache" in capsys.readouterr().err and not (tmp_path / "mnist.npz").exists()
+    assert "the decoded data was not cached" in capsys.readouterr().err and not (tmp_path / "mnist.npz").exists()

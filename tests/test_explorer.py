@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import urllib.parse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,11 +14,15 @@ import pytest
 from keras import layers
 
 import config
+from benchmarks import chromium
 from config import Config
-from explorer import browser, page, weights
+from explorer import page, weights
+from report.experiments import EXPERIMENTS
 from vae import latent, runs
 from vae.likelihoods import LIKELIHOODS
 from vae.model import Posterior
+
+ROOT = Path(config.__file__).parent
 
 # A byte of a picture may be rounded up or down.
 ONE_BYTE = 1
@@ -214,22 +219,32 @@ def test_the_colours_of_classes_stay_apart_with_each_colour_blindness():
             assert distances[~np.eye(10, dtype=bool)].min() > 0.085, name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "explorer").glob("*.html")), ids=lambda path: path.name)
+def test_the_pages_in_docs_have_the_style_and_the_scripts_of_today(path):
+    text = path.read_text(encoding="utf-8")
+    for name in ("style.css", *(f"{name}.js" for name in page.SCRIPTS)):
+        is_in_page = page.read_source(name) in text
+        assert is_in_page, f"{name} has changed: run explore.py again for this model, and copy its page here"
+    # The run is one of today's experiments.
+    assert path.stem in {experiment.config.run_name for experiment in EXPERIMENTS if "explore" in experiment.scripts}
+
+
 # ---- In a browser --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    path = browser.find()
+def running_chromium():
+    path = chromium.find()
     if path is None and os.environ.get("CI") == "true" and sys.platform == "linux":
-        pytest.fail(browser.HOW_TO_INSTALL)
+        pytest.fail(chromium.HOW_TO_INSTALL)
     if path is None:
-        pytest.skip(browser.HOW_TO_INSTALL)
-    with browser.launch(path) as running:
+        pytest.skip(chromium.HOW_TO_INSTALL)
+    with chromium.launch(path) as running:
         yield running
 
 
 @pytest.fixture
-def visit(chromium, tmp_path):
+def visit(running_chromium, tmp_path):
     """Returns a function that opens an Example's page, at an address and with a context's options.
 
     At the end, no page may have asked for anything, and none may have an error on its console.
@@ -240,7 +255,7 @@ def visit(chromium, tmp_path):
     def open_example(example, fragment="", **options):
         path = tmp_path / "explorer.html"
         path.write_text(example.render(), encoding="utf-8", newline="")
-        context = chromium.new_context(**options)
+        context = running_chromium.new_context(**options)
         contexts.append(context)
         own_address = path.resolve().as_uri()
 
@@ -256,7 +271,7 @@ def visit(chromium, tmp_path):
         context.on("console", check_message)
         context.on("weberror", lambda error: complaints.append(str(error.error)))
         context.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        opened = browser.open_page(context, path, fragment)
+        opened = chromium.open_page(context, path, fragment)
         next_frame(opened)
         return opened
 
@@ -294,9 +309,17 @@ def picture(opened):
     return canvas_bytes(opened, "#picture")
 
 
+def settle(opened):
+    """Waits until the point has rested for a while: the address has it, and all open strips are drawn."""
+    opened.wait_for_function("() => !frame && !hasMoved")
+    opened.wait_for_function("""() => [between, ...latentStrips].every(
+        (strip) => strip.numDrawn === IMAGES_PER_STRIP || !isOpen(strip.canvas)
+    )""")
+
+
 def point(opened):
     """Returns z where it rests, from the address, once the page has written it there."""
-    opened.wait_for_timeout(250)
+    settle(opened)
     address = urllib.parse.urlparse(opened.url).fragment
     return np.array([float(number) for number in address.removeprefix("z=").split(",")])
 
@@ -347,12 +370,7 @@ def test_the_page_decodes_what_the_model_decodes(shape, vae_type, parameters, vi
 
 
 def test_a_model_in_bfloat16_is_decoded_in_float32(visit):
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        example = Example(latent_dim=4)
-    finally:
-        keras.config.set_dtype_policy(previous)
+    example = Example(latent_dim=4, precision="mixed_bfloat16")
     assert example.model.decoder.layers[0].compute_dtype == "bfloat16"
     in_float32 = Example(latent_dim=4)
     in_float32.model.decoder.set_weights(example.model.decoder.get_weights())
@@ -413,7 +431,8 @@ def test_strips_follow_the_point_once_it_rests(visit):
     reach = page.slider_reach(example.posterior.mean)
     for z in ([0.5, -1, 0.2], [-1, 0.7, 0]):
         opened.evaluate(f"location.hash = '#z={','.join(map(str, z))}'")
-        opened.wait_for_timeout(400)
+        opened.wait_for_function("(z) => rest.join() === z.join()", arg=z)
+        settle(opened)
         strip = canvas_bytes(opened, "canvas.strip:has(+ #latent-2)")
         along = np.repeat([z], 7, axis=0).astype(float)
         along[:, 1] = np.linspace(-reach, reach, 7)
@@ -453,7 +472,7 @@ def test_the_pointer_over_the_map_decodes_the_point_under_it(latent_dim, visit):
         assert shows(opened, example, points[-1])
     axes = latent.map_axes(example.posterior.mean)
     start, right, above = axes.project(np.array(points))
-    assert np.allclose(axes.origin + axes.project(np.array(points)) @ axes.axes, points, atol=2e-4)  # on the map
+    assert np.allclose(axes.origin + axes.project(np.array(points)) @ axes.directions, points, atol=2e-4)  # on the map
     step = right[0] - start[0]
     assert step > 0
     if latent_dim == 1:
@@ -462,6 +481,23 @@ def test_the_pointer_over_the_map_decodes_the_point_under_it(latent_dim, visit):
         # Both axes have the same scale.
         expected = start + np.array([0, step * (0.2 * box["height"]) / (0.4 * box["width"])])
         assert np.allclose(above, expected, atol=1e-3)
+
+
+def test_the_point_is_marked_where_the_map_was_clicked(visit):
+    opened = visit(Example(latent_dim=2, num_classes=0))
+    canvas = opened.locator("#map")
+    box = canvas.bounding_box()
+    clicked = np.floor([box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"]])
+    opened.mouse.click(*clicked)
+    opened.mouse.move(0, 0)
+    next_frame(opened)
+    accent = opened.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()")
+    is_ring = (canvas_bytes(opened, "#map") == list(bytes.fromhex(accent[1:]))).all(axis=-1)
+    rows, columns = np.nonzero(is_ring)
+    assert len(rows) > 20
+    # The middle of the ring. The canvas has a border of one pixel, which belongs to its box.
+    middle = (box["x"] + 1 + columns.mean() + 0.5, box["y"] + 1 + rows.mean() + 0.5)
+    np.testing.assert_allclose(middle, clicked, atol=0.3)
 
 
 def test_the_arrow_keys_move_the_point_on_the_map(visit):
@@ -483,11 +519,12 @@ def test_a_finger_on_the_map_moves_the_point(visit):
     opened = visit(example, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     before = picture(opened)
     strip = "canvas.strip:has(+ #latent-1)"
+    settle(opened)
     strip_before = canvas_bytes(opened, strip)
     opened.locator("#map").tap(position={"x": 120, "y": 90})
     assert shows(opened, example, point(opened))
     assert not np.array_equal(picture(opened), before)
-    opened.wait_for_timeout(300)
+    settle(opened)
     assert not np.array_equal(canvas_bytes(opened, strip), strip_before)
 
 
@@ -543,7 +580,7 @@ def test_the_slider_from_a_to_b_shows_the_points_between_them(visit):
     set_slider(opened.locator("#between"), 0.25)
     assert np.allclose(point(opened), [0.5, -0.25, 0.375])
     assert shows(opened, example, [0.5, -0.25, 0.375])
-    opened.wait_for_timeout(300)
+    settle(opened)
     strip = canvas_bytes(opened, "#between-strip")
     share = np.linspace(0, 1, 7)[:, None]
     expected = example.bytes_of((1 - share) * [1, -1, 0.5] + share * [-1, 2, 0])
@@ -553,13 +590,18 @@ def test_the_slider_from_a_to_b_shows_the_points_between_them(visit):
 def test_play_moves_from_a_to_b_until_it_is_stopped(visit):
     example = Example()
     opened = visit(example)
+    # The clock of the page stands still except where the test moves it.
+    opened.clock.install(time=0)
+    opened.clock.pause_at(1000)
     opened.locator("#play").click()
     assert opened.locator("#play").inner_text() == "Stop"
     shares = []
-    for _ in range(5):
-        opened.wait_for_timeout(100)
+    for _ in range(7):
+        opened.clock.run_for(1000)
         shares.append(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
-    assert shares == sorted(set(shares)) and 0 < shares[0] < shares[-1] < 1
+    # From A to B and back takes 6 seconds.
+    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 1 / 3], atol=0.02)
+    opened.clock.resume()
     set_slider(slider(opened, 0), 1)
     assert opened.locator("#play").inner_text() == "Play"
     assert point(opened)[0] == 1
@@ -567,12 +609,14 @@ def test_play_moves_from_a_to_b_until_it_is_stopped(visit):
 
 def test_play_jumps_once_where_motion_is_reduced(visit):
     opened = visit(Example(), reduced_motion="reduce")
+    opened.clock.install(time=0)
+    opened.clock.pause_at(1000)
     opened.evaluate("document.getElementById('play').click()")
-    shares = set()
-    for _ in range(70):
-        opened.wait_for_timeout(50)
-        shares.add(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
-    assert len(shares) <= 9 and max(shares) == 1
+    shares = []
+    for _ in range(20):
+        shares.append(opened.locator("#between").evaluate("(slider) => slider.valueAsNumber"))
+        opened.clock.run_for(200)
+    assert shares == sorted(shares) and len(set(shares)) == 9 and shares[-1] == 1
     assert opened.locator("#play").inner_text() == "Play"
 
 
@@ -589,8 +633,23 @@ def test_where_copying_is_not_allowed_the_text_is_shown(visit):
     opened = visit(Example(), "#z=1,-0.5,0.25")
     opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
     opened.locator("#copy").click()
-    opened.locator("#copied").wait_for()
-    assert opened.locator("#copied").input_value() == "np.array([1, -0.5, 0.25], dtype=np.float32)"
+    copied = opened.locator("#copied")
+    copied.wait_for()
+    assert copied.input_value() == "np.array([1, -0.5, 0.25], dtype=np.float32)"
+
+    # The text is hidden as soon as it is that of an earlier point.
+    set_slider(opened.locator("#between"), 0.5)
+    assert not copied.is_visible() and opened.locator("#status").inner_text() == ""
+    opened.locator("#copy").click()
+    copied.wait_for()
+    opened.locator("#zero").click()
+    assert not copied.is_visible()
+    opened.locator("#copy").click()
+    copied.wait_for()
+    opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.resolve(); }")
+    opened.locator("#copy").click()
+    opened.locator("#status:has-text('Copied')").wait_for()
+    assert not copied.is_visible()
 
 
 def test_a_class_can_be_emphasised(visit):
@@ -635,12 +694,12 @@ def test_hostile_names_stay_text(visit):
     assert opened.locator("img").count() == 0
 
 
-def test_the_policy_refuses_requests_and_other_code(chromium, tmp_path):
+def test_the_policy_refuses_requests_and_other_code(running_chromium, tmp_path):
     """Without `visit`, because the browser reports each refusal on the console."""
     path = tmp_path / "explorer.html"
     path.write_text(Example().render(), encoding="utf-8", newline="")
-    context = chromium.new_context()
-    opened = browser.open_page(context, path)
+    context = running_chromium.new_context()
+    opened = chromium.open_page(context, path)
     assert opened.evaluate("fetch('data:,x').then(() => 'loaded', () => 'refused')") == "refused"
     code = """() => new Promise((done) => {
         document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
@@ -687,6 +746,7 @@ def test_light_and_dark_follow_the_system(visit):
     background = "getComputedStyle(document.body).backgroundColor"
     light = opened.evaluate(background), canvas_bytes(opened, "#map").mean()
     opened.emulate_media(color_scheme="dark")
-    opened.wait_for_timeout(100)
+    opened.wait_for_function("(light) => getComputedStyle(document.body).backgroundColor !== light", arg=light[0])
+    next_frame(opened)
     dark = opened.evaluate(background), canvas_bytes(opened, "#map").mean()
     assert light[0] != dark[0] and light[1] != dark[1]

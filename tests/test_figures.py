@@ -1,6 +1,7 @@
 """The figures, pixel by pixel or by their parts, and the arrays of vae.latent that they show."""
 
 import io
+import warnings
 
 import matplotlib.colors
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from vae import figures, latent
+import cli
+from vae import figures, files, latent
 from vae.latent import LatentPlane
 
 
@@ -213,19 +215,41 @@ def test_two_latents_are_drawn_in_their_own_plane():
     assert plane[1:] == ("Means of q(z|x), 2 latents", "z1", "z2")
 
 
+@pytest.mark.parametrize(("class_name", "is_lacking"), [("猫", True), ("Löwe", False)])
+def test_characters_that_the_font_lacks_are_reported_once(class_name, is_lacking, tmp_path, capsys):
+    figure = figures.latent_maps(make_planes(POINTS), LABELS % 2, [class_name, "b"])
+    cli.save_picture(figure, tmp_path / "a.png")
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'a.png'}\n"
+    expected = "the figure's font lacks some characters of the class names\n"
+    assert printed.err == (expected if is_lacking else "")
+
+
+def test_other_warnings_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    def save_figure(figure, path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("another one", stacklevel=1)
+
+    monkeypatch.setattr(files, "save_figure", save_figure)
+    with pytest.warns(UserWarning, match="another one"):
+        cli.save_picture(None, tmp_path / "a.png")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 20])
 def test_the_axes_of_the_map_are_those_of_the_figures(latent_dim):
     means = np.random.default_rng(2).normal(0.3, np.linspace(1, 2, latent_dim), (200, latent_dim))
     axes = latent.map_axes(means)
-    assert len(axes.labels) == len(axes.axes) == min(latent_dim, 2)
-    np.testing.assert_allclose(axes.axes @ axes.axes.T, np.eye(len(axes.axes)), atol=1e-9)
+    assert len(axes.labels) == len(axes.directions) == min(latent_dim, 2)
+    np.testing.assert_allclose(axes.directions @ axes.directions.T, np.eye(len(axes.directions)), atol=1e-9)
     points = axes.project(means)
     if latent_dim > 1:
         np.testing.assert_allclose(points, latent.project_to_plane(means).points, atol=1e-9)
     else:
         np.testing.assert_array_equal(points, means)
     # Whatever is on the map stays where it is.
-    np.testing.assert_allclose(axes.project(axes.origin + points @ axes.axes), points, atol=1e-9)
+    np.testing.assert_allclose(axes.project(axes.origin + points @ axes.directions), points, atol=1e-9)
 
 
 @pytest.mark.parametrize("latent_dim", [3, 20])

@@ -222,9 +222,8 @@ def test_the_report_imports_config_vae_and_datasets_only(module):
 
 
 @pytest.mark.parametrize("module", modules_in("explorer"))
-def test_the_page_imports_vae_keras_and_numpy_and_only_the_browser_imports_playwright(module):
-    allowed = {"playwright"} if module == "explorer.browser" else {"explorer", "keras", "numpy", "vae"}
-    assert packages_of(all_imports_of(module)) <= allowed
+def test_the_page_imports_vae_keras_and_numpy_only(module):
+    assert packages_of(all_imports_of(module)) <= {"explorer", "keras", "numpy", "vae"}
 
 
 def test_the_table_of_experiments_imports_config_only():

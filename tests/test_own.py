@@ -5,12 +5,13 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import datasets
 from datasets import DataError, base, own
@@ -47,7 +48,10 @@ def one_pixel(path, image_size=None):
 # ---- Folders of pictures -------------------------------------------------------------------------------------------
 
 
-def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(tmp_path):
+@pytest.mark.parametrize("min_bytes_for_threads", [0, own.MIN_BYTES_FOR_THREADS])
+def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(min_bytes_for_threads, tmp_path, monkeypatch):
+    """By several threads, and by one: these files are small."""
+    monkeypatch.setattr(own, "MIN_BYTES_FOR_THREADS", min_bytes_for_threads)
     train = [save(tmp_path / "photos" / "train" / f"{number}.png", pixels(5, 6, 3)) for number in range(120)]
     test = [save(tmp_path / "photos" / "test" / f"{number}.png", pixels(5, 6, 3)) for number in range(3)]
     data = datasets.load(str(tmp_path / "photos"))
@@ -124,6 +128,28 @@ def test_what_stands_beside_train_and_test_is_ignored(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: ignored files and folders: 1 (val)\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("Train", "train"),
+        ("TEST", "test"),
+        ("training", "train"),
+        ("testing", "test"),
+        ("val", "test"),
+        ("Validation", "test"),
+    ],
+)
+@pytest.mark.parametrize("other", ["train", "cats"])
+def test_a_part_of_the_data_set_with_another_name_is_refused(name, part, other, tmp_path):
+    """It would silently become a class."""
+    save(tmp_path / other / "a.png", pixels(4, 4))
+    save(tmp_path / name / "a.png", pixels(4, 4))
+    if (tmp_path / name.swapcase()).exists():
+        pytest.skip("this file system does not tell the two names apart")
+    expected = f"{tmp_path} holds a folder {name}: call it {part} (or give it another name if it is a class)"
+    assert message_of(tmp_path) == expected
+
+
 def test_links_to_files_and_folders_are_followed(photos, tmp_path):
     folder = tmp_path / "linked"
     (folder / "one").mkdir(parents=True)
@@ -145,6 +171,30 @@ def test_the_digest_is_that_of_names_and_bytes(photos, tmp_path):
     renamed = datasets.load(moved).digest
     save(moved / "b.png", pixels(5, 6))
     assert len({first, renamed, datasets.load(moved).digest}) == 3
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("",), ("cats", "dogs")])
+def test_the_digest_does_not_depend_on_how_the_folder_is_written(parts, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    for part in parts:
+        for name in "ab":
+            save(folder / part / f"{name}.png", pixels(4, 4))
+    expected = datasets.load(folder).digest
+    monkeypatch.chdir(tmp_path)
+    assert datasets.load("photos").digest == datasets.load("./photos/").digest == expected
+    monkeypatch.chdir(folder)
+    for path in (".", "./", "../photos", "../photos/"):
+        assert datasets.load(path).digest == expected
+
+
+def test_the_digest_never_changes(tmp_path):
+    """The digests in the config.json of earlier runs stay valid."""
+    for part in ("train", "test"):
+        folder = tmp_path / part
+        folder.mkdir()
+        # A BMP file has the same bytes with every version of Pillow.
+        save(folder / "a.bmp", np.full((4, 4), 7, np.uint8))
+    assert datasets.load(tmp_path).digest == "sha256:a22423ce80cfc68c37bcf8a6c4c0377a29d4117a1ed2bc1b1310189937aaca49"
 
 
 def test_pictures_are_read_without_tensorflow(photos):
@@ -224,6 +274,28 @@ def test_16_bit_grey_is_divided_by_257_and_the_user_is_told(suffix, tmp_path, ca
     assert capsys.readouterr().err == f"{tmp_path}: 16-bit grey was divided by 257 in 1 of the pictures\n"
 
 
+def test_the_transparent_colour_of_16_bit_grey_becomes_black_and_the_user_is_told(tmp_path, capsys):
+    values = np.full((4, 4), 65535, np.uint16)
+    values[0] = 300
+    save(tmp_path / "a.png", values, transparency=300)
+    # No pixel has this colour.
+    save(tmp_path / "b.png", values, transparency=301)
+    assert one_pixel(tmp_path / "a.png") == [0]
+    assert own.read_picture(str(tmp_path / "a.png"), None).pixels[1:].min() == 255
+    assert one_pixel(tmp_path / "b.png") == [1]
+    datasets.load(tmp_path)
+    assert "transparent parts became black in 1 of the pictures\n" in capsys.readouterr().err
+
+
+def test_16_bit_grey_with_an_alpha_channel_keeps_its_high_byte_and_becomes_rgb(tmp_path):
+    """Pillow opens it so."""
+    row = b"\0" + struct.pack(">8H", *(4 * (0x12FF, 0xFFFF)))
+    (tmp_path / "a.png").write_bytes(png_file(4, 4, bit_depth=16, colour_type=4, rows=4 * row))
+    picture = own.read_picture(str(tmp_path / "a.png"), None)
+    assert picture.pixels[0, 0].tolist() == [0x12, 0x12, 0x12]
+    assert not picture.had_16_bits and not picture.had_alpha
+
+
 def test_cmyk_and_palettes_become_rgb_and_black_and_white_becomes_grey(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     palette = Image.new("P", (4, 4), 1)
@@ -245,6 +317,31 @@ def test_the_exif_orientation_is_applied(suffix, tmp_path):
     turned = own.read_picture(str(tmp_path / f"a.{suffix}"), None).pixels
     assert turned.shape[:2] == (16, 8)
     assert (turned[:7] < 30).all() and (turned[9:] > 225).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_exif_orientation_is_that_of_pillow(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(tmp_path / "a.png", pixels(5, 6), exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], upright)
+
+
+def test_a_damaged_exif_block_makes_no_picture_unreadable(tmp_path):
+    """If the orientation can be read, it is applied, whatever else is damaged."""
+    array = pixels(5, 6)
+    save(tmp_path / "a.png", array, exif=b"Exif\0\0no such block")
+    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], array)
+
+    # Two entries: the orientation, and a width that is text, which Pillow can read and not write.
+    entries = struct.pack(">HHII", 0x0100, 2, 3, 0x61620000) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    block = b"MM\0\x2a" + struct.pack(">IH", 8, 2) + entries + struct.pack(">I", 0)
+    save(tmp_path / "b.png", array, exif=b"Exif\0\0" + block)
+    with Image.open(tmp_path / "b.png") as image, pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
+    assert np.array_equal(own.read_picture(str(tmp_path / "b.png"), None).pixels[..., 0], np.rot90(array, -1))
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 41), (16, 16), (5, 4), (300, 10)])
@@ -272,14 +369,14 @@ def test_pictures_of_different_sizes_need_image_size(photos):
 # ---- Bad pictures --------------------------------------------------------------------------------------------------
 
 
-def png_header(width, height):
-    """Returns a PNG file that promises a size and holds no pixels."""
+def png_file(width, height, bit_depth=8, colour_type=0, rows=b""):
+    """Returns a PNG file with these rows of pixels. Without any, it promises a size and holds no pixels."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def picture_bytes(suffix):
@@ -320,7 +417,7 @@ def test_a_file_that_is_no_picture_is_refused(content, photos):
 @pytest.mark.parametrize("image_size", [None, 16])
 def test_a_picture_of_an_impossible_size_is_refused(size, image_size, photos):
     """Pillow would only warn of 10,000 x 10,000 pixels."""
-    (photos / "z.png").write_bytes(png_header(*size))
+    (photos / "z.png").write_bytes(png_file(*size))
     assert "z.png" in message_of(photos, image_size=image_size)
 
 
@@ -348,7 +445,9 @@ def test_a_picture_with_32_bits_per_pixel_is_refused(photos):
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    assert f"no pictures in {tmp_path}, files that end in .png" in message_of(tmp_path)
+    message = message_of(tmp_path)
+    assert f"no pictures in {tmp_path}: it takes files that end in .png, " in message
+    assert message.endswith(".tiff, or train_images.npy and test_images.npy")
     (tmp_path / "a.heic").write_bytes(b"")
     assert "other files: 1 (a.heic)" in message_of(tmp_path)
 
@@ -362,9 +461,14 @@ def test_a_folder_with_one_picture_is_refused(tmp_path):
 def test_a_folder_with_train_or_test_alone_is_refused(missing, tmp_path):
     (present,) = {"train", "test"} - {missing}
     save(tmp_path / present / "a.png", pixels(4, 4))
-    assert f"holds only {present} of the folders train and test" in message_of(tmp_path)
+    assert message_of(tmp_path) == (
+        f"{tmp_path} has a folder {present}, but no folder {missing}: add it; or put the pictures directly into "
+        f"{tmp_path}, and a tenth of them becomes the test set"
+    )
     (tmp_path / missing).mkdir()
-    assert f"no pictures in {tmp_path / missing}" in message_of(tmp_path)
+    message = message_of(tmp_path)
+    assert f"no pictures in {tmp_path / missing}: it takes files that end in .png, " in message
+    assert "npy" not in message
 
 
 def test_pictures_beside_folders_of_pictures_are_refused(photos):
@@ -373,11 +477,20 @@ def test_pictures_beside_folders_of_pictures_are_refused(photos):
     assert str(photos / "a.png") in message and str(photos / "cats" / "a.png") in message
 
 
-@pytest.mark.parametrize(("file", "name"), [("dog/a.png", "dog"), ("a.png", "none")])
-def test_a_class_that_only_the_test_pictures_have_is_refused(file, name, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "expected_text"),
+    [
+        ("dog/a.png", "test images have a class that no training image has: dog"),
+        (
+            "a.png",
+            "the training pictures are in class folders, but some test pictures are not: put them into class folders,",
+        ),
+    ],
+)
+def test_a_class_that_only_the_test_pictures_have_is_refused(file, expected_text, tmp_path):
     save(tmp_path / "train" / "cat" / "a.png", pixels(4, 4))
     save(tmp_path / "test" / file, pixels(4, 4))
-    assert f"test images have a class that no training image has: {name}" in message_of(tmp_path)
+    assert f"{tmp_path}: {expected_text}" in message_of(tmp_path)
 
 
 def test_a_broken_link_is_refused(photos):
@@ -408,7 +521,8 @@ def test_a_file_or_folder_without_permission_is_named(photos):
 
 def test_an_unreadable_file_is_named(photos, monkeypatch):
     """For root too: a file that vanishes or fails while it is read."""
-    monkeypatch.setattr(own, "find_parts", lambda folder: ([own.PictureFile(str(photos / "gone.png"), "")] * 2, [], []))
+    gone = own.PictureFile(str(photos / "gone.png"), "")
+    monkeypatch.setattr(own, "find_parts", lambda folder: own.FoundPictures([gone, gone], [], []))
     with pytest.raises(OSError, match=r"gone\.png"):
         datasets.load(photos)
 
@@ -492,6 +606,13 @@ def test_the_images_of_an_npz_file_are_scaled_as_pictures_are(channels, tmp_path
     assert np.array_equal(data.test_images[2], own.read_picture(str(tmp_path / "a.png"), 10).pixels)
 
 
+def test_the_size_of_arrays_is_checked_after_they_are_scaled(tmp_path):
+    path = write_arrays("npz", tmp_path, arrays_of(shape=(3, 5)))
+    assert "train_images is (6, 3, 5): images of at least 4x4 pixels are needed" in message_of(path)
+    assert datasets.load(path, image_size=8).train_images.shape == (6, 8, 8, 1)
+    assert "train_images is (6, 3, 3): images of at least 4x4 pixels are needed" in message_of(path, image_size=3)
+
+
 def test_arrays_in_a_folder_are_mapped_and_never_copied(tmp_path):
     data = datasets.load(write_arrays("folder", tmp_path, arrays_of()))
     for images in (data.train_images, data.train_images.reshape(6, -1)):
@@ -537,6 +658,7 @@ def test_the_digest_is_that_of_every_array(kind, name, tmp_path):
         ("train_images", np.zeros((6, 5, 6, 3), np.int64), "train_images is int64"),
         ("test_images", np.zeros((3, 5, 6, 2), np.uint8), "test_images is uint8 (3, 5, 6, 2): it takes"),
         ("test_images", np.zeros((3, 30), np.uint8), "test_images is uint8 (3, 30): it takes"),
+        ("test_images", np.zeros((3, 0, 6, 3), np.uint8), "test_images is uint8 (3, 0, 6, 3): it takes"),
         ("test_images", np.zeros((3, 3, 6, 3), np.uint8), "images of at least 4x4 pixels are needed"),
         (
             "test_images",
@@ -570,7 +692,32 @@ def test_a_missing_array_is_named(kind, tmp_path):
         assert name in message and ("photos.npz has no array" in message or ".npy is missing" in message)
     arrays = arrays_of()
     del arrays["test_labels"]
-    assert "has labels for one of train_images and test_images" in message_of(write_arrays(kind, tmp_path, arrays))
+    assert message_of(write_arrays(kind, tmp_path, arrays)).endswith(
+        "has labels for only one of train_images and test_images: give labels for both, or for neither"
+    )
+
+
+@KINDS
+def test_labels_that_no_type_of_integers_holds_are_refused(kind, tmp_path):
+    """NumPy would make floats of them, which do not tell large labels apart."""
+    arrays = arrays_of()
+    arrays["train_labels"] = np.arange(6, dtype=np.uint64)
+    arrays["test_labels"] = np.arange(3, dtype=np.int64)
+    path = write_arrays(kind, tmp_path, arrays)
+    assert message_of(path).startswith(f"{path}: train_labels are uint64 and test_labels are int64, and no type")
+    arrays["train_labels"] = np.arange(6, dtype=np.uint8)
+    assert datasets.load(write_arrays(kind, tmp_path, arrays)).class_names == tuple("012345")
+
+
+def test_other_arrays_are_ignored_and_reported(tmp_path, capsys):
+    path = write_arrays("npz", tmp_path, arrays_of(labelled=False) | {"y_train": np.arange(6), "y_test": np.arange(3)})
+    assert datasets.load(path).train_labels is None
+    assert capsys.readouterr().err == f"{path}: ignored arrays: 2 (y_train, y_test)\n"
+    path = write_arrays("folder", tmp_path, arrays_of(labelled=False) | {"labels_train": np.arange(6)})
+    assert datasets.load(path).train_labels is None
+    assert capsys.readouterr().err == f"{path}: ignored files and folders: 1 (labels_train.npy)\n"
+    datasets.load(write_arrays("npz", tmp_path, arrays_of()))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_arrays_that_an_npz_file_has_instead_are_named(tmp_path):
@@ -601,11 +748,26 @@ def test_a_damaged_npz_file_is_refused(content, tmp_path):
     assert "a.npz cannot be read as an .npz file" in message_of(tmp_path / "a.npz")
 
 
+def test_an_array_that_is_called_npz_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", pixels(3, 4, 4))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    assert message_of(tmp_path / "a.npz").endswith(
+        "a.npz cannot be read as an .npz file: it is not a zip file of arrays; np.savez writes one"
+    )
+
+
+def test_an_npz_file_with_another_file_in_it_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images", b"hello")
+    assert message_of(tmp_path / "a.npz").endswith("a.npz cannot be read as an .npz file: images is not an array")
+
+
 def test_damaged_mapped_arrays_are_refused(tmp_path):
     path = write_arrays("folder", tmp_path, arrays_of())
     images = path / "train_images.npy"
     whole = images.read_bytes()
-    for content in (b"", b"hello", whole[:20], whole[:-1]):
+    npz_file = write_arrays("npz", tmp_path, arrays_of()).read_bytes()
+    for content in (b"", b"hello", whole[:20], whole[:-1], npz_file):
         images.write_bytes(content)
         assert "train_images.npy cannot be read as an .npy file" in message_of(path)
 

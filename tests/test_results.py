@@ -232,6 +232,16 @@ def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_
     assert runs.restore(run).epoch == 4 and (digits / "metrics.json").read_bytes() == before
 
 
+def test_a_page_that_is_left_from_long_ago_is_not_published(report, digits):
+    """The experiment has no page. The user can have made one with explore.py."""
+    left = Path("pictures") / digits.name / "explorer.html"
+    left.parent.mkdir(parents=True)
+    left.write_text("out of date")
+    assert report() == 0
+    assert (Path("docs/figures") / digits.name / "generated.png").exists()
+    assert not list(Path("docs").rglob("*.html"))
+
+
 def test_history_is_published_up_to_the_epoch_that_was_evaluated(report, digits):
     assert report() == 0
     run = Path("checkpoints") / digits.name

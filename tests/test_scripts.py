@@ -239,6 +239,20 @@ def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspa
     assert trained_on(str(tmp_path / "classes")) == trained_on(str(tmp_path / "sorted.npz")) != unsorted
 
 
+def test_a_finished_run_reads_the_images_only_once(workspace, tmp_path, monkeypatch):
+    """With several workers they are read before it turns out that the run is finished."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "faces.npz", images=images)
+    argv = ["--dataset", str(tmp_path / "faces.npz"), "--hidden_size", "8", "--batch_size", "20", "--num_epochs", "1"]
+    folder = workspace.train(*argv)
+    args = cli.parse_args([*argv, "--restore"], "", cli.TRAINING_FLAGS)
+    data = cli.load_data(args)
+    monkeypatch.delattr(cli, "load_data")
+    assert cli.report_if_finished(args, folder, data)
+    with pytest.raises(runs.RunError, match="digest"):
+        cli.report_if_finished(args, folder, dataclasses.replace(data, digest="sha256:0"))
+
+
 def test_other_images_of_the_same_name_are_refused_until_the_model_is_replaced(workspace, tmp_path, capsys):
     rng = np.random.default_rng(0)
     paths = []
@@ -945,6 +959,30 @@ def test_explore_writes_a_page_that_says_what_is_known_of_the_run(workspace, cap
     assert data["class_names"] == [str(digit) for digit in range(10)]
 
 
+def test_explore_works_without_the_history(workspace, capsys):
+    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    page_path = workspace.pictures / folder.name / "explorer.html"
+    (folder / "history.csv").write_text("damaged")
+    for problem in ("its first line is 'damaged', not", "there is no such file"):
+        capsys.readouterr()
+        assert workspace.run("explore", *DIGITS) == 0
+        error_output = capsys.readouterr().err
+        assert error_output.startswith(f"the page has no test ELBO: {folder / 'history.csv'} cannot be read: {problem}")
+        assert error_output.count("\n") == 1
+        assert '"test_elbo":null' in page_path.read_text(encoding="utf-8")
+        (folder / "history.csv").unlink(missing_ok=True)
+
+
+def test_explore_shows_no_test_elbo_of_a_later_epoch(workspace):
+    """After a kill, or while training goes on, the history can be ahead of the model."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "2")
+    expected = f'"test_elbo":"{runs.last_tested(folder).test_elbo:.2f} nats"'
+    with (folder / "history.csv").open("a") as file:
+        file.write("3,-1,-1,0,-1,1,0.001\n")
+    assert workspace.run("explore", *DIGITS) == 0
+    assert expected in (workspace.pictures / folder.name / "explorer.html").read_text(encoding="utf-8")
+
+
 def test_explore_without_labels_has_no_classes(workspace):
     argv = ["--dataset", "frey_faces", "--vae_type", "flat_cont_normal", "--hidden_size", "8", "--allow_unverified"]
     folder = workspace.train(*argv, "--num_epochs", "1")
@@ -966,7 +1004,8 @@ def test_explore_says_that_a_page_is_large(workspace, capsys, monkeypatch):
     workspace.train(*DIGITS, "--num_epochs", "1")
     monkeypatch.setattr(explore, "LARGE_PAGE", 1e4)
     assert workspace.run("explore", *DIGITS) == 0
-    assert re.fullmatch(r"the page is large, 0 MB: .*\n", capsys.readouterr().err)
+    expected = "the page is large, 0 MB: it holds the decoder's weights and up to 20 test images\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_explore_opens_the_page_if_it_is_asked_to(workspace, capsys, monkeypatch):

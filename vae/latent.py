@@ -26,18 +26,18 @@ def project_to_plane(means: np.ndarray) -> LatentPlane:
 
 
 class MapAxes(NamedTuple):
-    """A line or a plane of the latent space: its points are origin + a axes[0] + b axes[1].
+    """A line or a plane of the latent space: its points are origin + a directions[0] + b directions[1].
 
-    origin is [L], axes is [1 or 2, L] with orthonormal rows. `labels` has a name for each axis.
+    origin is [L], directions is [1 or 2, L] with orthonormal rows. `labels` has a name for each axis.
     """
 
     origin: np.ndarray
-    axes: np.ndarray
+    directions: np.ndarray
     labels: tuple[str, ...]
 
     def project(self, z: np.ndarray) -> np.ndarray:
         """Returns the coordinates of z, [n, L], on the axes: [n, 1 or 2]."""
-        return (z - self.origin) @ self.axes.T
+        return (z - self.origin) @ self.directions.T
 
 
 def map_axes(means: np.ndarray) -> MapAxes:

@@ -159,7 +159,7 @@ def test_without_room_for_a_cache_the_data_is_still_loaded(tmp_path):
 
     exit_code, stderr = run_on_full_disk(1000, load)
     assert exit_code == 0, stderr
-    assert "no cache of the decoded data" in stderr
+    assert "the decoded data was not cached" in stderr
     assert list(tmp_path.iterdir()) == []
 
 
