@@ -163,7 +163,7 @@ def train_as_chief(args: argparse.Namespace, link: Link) -> int:
         data = load_training_data(args)
         # TensorFlow's workers must be connected before anything else uses TensorFlow.
         replicas = connect_replicas(args, link, data)
-        is_finished = cli.report_if_finished(args, run.folder)
+        is_finished = cli.report_if_finished(args, run.folder, data)
         link.exchange(is_finished)
         if is_finished:
             return 0
