@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 # A worker says every so often that it is alive. If it has been silent for longer than the limit, it counts as lost.
@@ -46,7 +47,8 @@ class Task(NamedTuple):
         return f"{self.name} ({self.address})"
 
 
-class Cluster(NamedTuple):
+@dataclass(frozen=True)
+class Cluster:
     """All workers, the chief first, and which of them this process is."""
 
     tasks: tuple[Task, ...]
