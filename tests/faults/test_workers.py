@@ -19,8 +19,9 @@ MANY_EPOCHS = ("--num_epochs", "1000000", "--restore", "True")
 
 # train.py, which saves after every epoch; a test adds a fault to it.
 TRAIN = """
-import errno, sys, train
-from vae import checkpoints, runs
+import errno, sys, cli, train
+with cli.tensorflow_environment():
+    from vae import checkpoints, runs
 runs.SAVE_EPOCHS = 1
 {fault}
 sys.exit(train.main(sys.argv[1:]))
