@@ -131,7 +131,8 @@ def test_the_nlls_of_earlier_versions_are_estimated_again(report, digits):
 
 def test_damaged_metrics_are_reported_with_their_path(tmp_path):
     assert results.read_metrics(tmp_path) is None
-    for text in ("", "{}", "[]", "null", json.dumps(METRICS), json.dumps(METRICS | VERIFIED | {"elbo": 1})):
+    wrong_measure = json.dumps(METRICS | VERIFIED | {"elbo": 1})
+    for text in ("", "{}", "[]", "null", "[" * 100_000, json.dumps(METRICS), wrong_measure):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(runs.RunError, match=re.escape(f"{tmp_path / 'metrics.json'} cannot be read: ")):
             results.read_metrics(tmp_path)
