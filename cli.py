@@ -498,18 +498,27 @@ def run_main(main: MainFunction, argv: Sequence[str] | None, is_program: bool = 
     """Runs a script's main and returns what it returns, or the exit code of an error that a user can cause."""
     try:
         return main(argv)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         report_interrupt(is_program)
-        return 130
+        return exit_code_of(interrupt)
     except UsageError as error:
         print_error(str(error))
-        return 2
+        return exit_code_of(error)
     except Exception as error:
         message = describe_error(error)
         if message is None:
             raise
         print_error(message)
-        return 1
+        return exit_code_of(error)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code with which a script ends after an error or Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, UsageError):
+        return 2
+    return 1
 
 
 def describe_error(error: Exception) -> str | None:

@@ -78,15 +78,16 @@ def format_table(metrics: dict[str, Any]) -> str:
     lines.append(f"{'active units':34} {len(active_units):10}    {numbers}")
     lines.append("+-: the standard error over the images")
     if sample_size is not None:
+        if metrics["nll"]["estimator_error"] is not None:
+            lines.append("estimator's error: the standard error that the random importance samples add")
         lines += [
-            "estimator's error: the standard error that the random importance samples add",
             "Each NLL is, in expectation, an upper bound on the true one. That of the mixture is closer to it.",
             "Compare the NLL of q(z|x) with the literature.",
         ]
     return "\n".join(lines)
 
 
-def format_line(label: str, summary: dict[str, float], bits_per_dim: float | None) -> str:
+def format_line(label: str, summary: dict[str, float | None], bits_per_dim: float | None) -> str:
     """Returns the line for a mean over the test images, with its standard error, and for an NLL the estimator's own."""
     line = f"{label:34} {summary['mean']:10.2f} +- {summary['standard_error']:.2f} nats"
     if bits_per_dim is not None:

@@ -113,23 +113,12 @@ def train_in_cluster(args: argparse.Namespace, cluster: Cluster) -> int:
 
     train_with = train_as_chief if cluster.index == 0 else train_as_worker
     try:
-        with joined(cluster, args.worker_timeout, exit_code_of) as link:
+        with joined(cluster, args.worker_timeout, cli.exit_code_of) as link:
             check_agreement(link, "flags", " ".join(args.config.arguments()))
             with distribution.loss_reported(link):
                 return train_with(args, link)
     except ClusterError as error:
         raise cli.UsageError(str(error)) from None
-
-
-def exit_code_of(error: BaseException) -> int:
-    """Returns the exit code with which this script ends after an error."""
-    from vae.cluster import ClusterError
-
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, cli.UsageError | ClusterError):
-        return 2
-    return 1
 
 
 def check_agreement(link: Link, name: str, value: str) -> None:
@@ -146,10 +135,15 @@ def check_agreement(link: Link, name: str, value: str) -> None:
 def connect_replicas(args: argparse.Namespace, link: Link, data: Dataset) -> Replicas:
     """Returns the Replicas of the cluster's workers, once all of them have the same data."""
     from vae import distribution
+    from vae.cluster import ClusterError
 
     digest = data.digest or distribution.digest([data.train_images, data.test_images])
     check_agreement(link, "images", digest)
-    replicas = distribution.connect(link)
+    # The other workers end with the exit code of the error that leaves the block of `joined`.
+    try:
+        replicas = distribution.connect(link)
+    except ClusterError as error:
+        raise cli.UsageError(str(error)) from None
     check_shares(args.config, replicas.count)
     return replicas
 

@@ -117,6 +117,8 @@ def read_metrics(folder: Path) -> Metrics | None:
         return parse_metrics(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except RecursionError:
+        problem = "it is nested too deeply"
     except KeyError as error:
         problem = f"it has no {error}"
     except (OSError, ValueError, TypeError) as error:

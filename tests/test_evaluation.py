@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import datasets
+import evaluate
 from vae import evaluation, importance, model
 from vae.randomness import TEST_SEED, generator
 
@@ -106,6 +107,14 @@ def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
     sample_size = metrics["effective_sample_size"]
     assert sample_size["median"] == pytest.approx(np.median(sizes[:, 1]), rel=1e-3)
     assert sample_size["num_below_50"] == np.sum(sizes[:, 1] < 50)
+
+
+def test_a_single_sample_has_no_estimators_error(data):
+    metrics = evaluation.compute_metrics(create("bernoulli"), data.test_images[:5], num_samples=1)
+    assert metrics["nll"]["estimator_error"] is metrics["nll_of_q"]["estimator_error"] is None
+    assert "estimator's error" not in evaluate.format_table(metrics | {"epoch": 1})
+    metrics = evaluation.compute_metrics(create("bernoulli"), data.test_images[:5], num_samples=2)
+    assert evaluate.format_table(metrics | {"epoch": 1}).count("estimator's error") == 3
 
 
 def test_without_a_likelihood_there_is_no_nll(data):

@@ -9,6 +9,7 @@ from test_importance import create_for_digits, linear_gaussian
 import datasets
 from vae import evaluation, gaussian_fit
 from vae.likelihoods import LOGIT_SQUEEZE
+from vae.model import VAE
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,27 @@ def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatc
     assert fit.latents.tolist() == sorted(np.argsort(posterior.log_std[0])[:2])
     assert fit.mean.shape == (2,)
     assert fit.factor.shape == (2, 2)
+
+
+@pytest.mark.parametrize("max_images", [1, 3])
+def test_no_more_pixels_of_large_images_are_decoded_at_once_than_allowed(max_images, images, monkeypatch):
+    """In the pairs, at least one row of each of the two points is decoded."""
+    model = create_for_digits("normal", latent_dim=5)
+    x = evaluation.prepare_test(model.likelihood, images[:1])
+    expected, _ = fit_image(model, x)
+    sizes = []
+    decode = VAE.decode
+
+    def watched_decode(self, z):
+        sizes.append(z.shape[0])
+        return decode(self, z)
+
+    monkeypatch.setattr(gaussian_fit, "MAX_PIXELS", max_images * 64)
+    monkeypatch.setattr(VAE, "decode", watched_decode)
+    fit, _ = fit_image(model, x)
+    assert max(sizes) <= max(2, max_images)
+    np.testing.assert_allclose(fit.mean, expected.mean, atol=1e-4)
+    np.testing.assert_allclose(fit.factor, expected.factor, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("network", ["flat", "conv3"])

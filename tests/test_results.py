@@ -113,6 +113,10 @@ def test_the_page_shows_both_nlls_and_how_they_were_estimated(report, digits):
     assert (text.nll_of_q, text.nll_of_q_error) == ("88.00 ± 0.50", "0.250")
     assert (text.samples, text.effective_sample_size, text.num_below_50) == ("5000", "812", "3")
 
+    one_sample = {"nll": {"mean": 87.0, "standard_error": 0.5, "estimator_error": None}}
+    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS | one_sample))
+    assert page.describe_result(DIGITS.config).nll_error == ""
+
     path.write_text(json.dumps(METRICS | VERIFIED | OLD_NLLS))
     text = page.describe_result(DIGITS.config)
     assert (text.nll, text.nll_of_q, text.samples) == ("87.00 ± 0.50", "88.00 ± 0.50", "5000 / 1000")
@@ -131,7 +135,8 @@ def test_the_nlls_of_earlier_versions_are_estimated_again(report, digits):
 
 def test_damaged_metrics_are_reported_with_their_path(tmp_path):
     assert results.read_metrics(tmp_path) is None
-    for text in ("", "{}", "[]", "null", json.dumps(METRICS), json.dumps(METRICS | VERIFIED | {"elbo": 1})):
+    wrong_measure = json.dumps(METRICS | VERIFIED | {"elbo": 1})
+    for text in ("", "{}", "[]", "null", "[" * 100_000, json.dumps(METRICS), wrong_measure):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(runs.RunError, match=re.escape(f"{tmp_path / 'metrics.json'} cannot be read: ")):
             results.read_metrics(tmp_path)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import reprlib
 import socket
 import sys
 import threading
@@ -84,9 +85,9 @@ def parse_tf_config(text: str) -> Cluster | None:
 def check_job(job: str, addresses: Any) -> None:
     """Raises ClusterError unless a job is one of JOBS, and its addresses are a list of "host:port"."""
     if job not in JOBS:
-        raise ClusterError(f"TF_CONFIG: a cluster takes the jobs {' and '.join(JOBS)}, got {job!r}")
+        raise ClusterError(f"TF_CONFIG: a cluster takes the jobs {' and '.join(JOBS)}, got {reprlib.repr(job)}")
     if not isinstance(addresses, list) or not all(is_address(address) for address in addresses):
-        raise ClusterError(f"TF_CONFIG: the job {job!r} takes a list of 'host:port', got {addresses!r}")
+        raise ClusterError(f"TF_CONFIG: the job {job!r} takes a list of 'host:port', got {reprlib.repr(addresses)}")
     if job == "chief" and len(addresses) > 1:
         raise ClusterError(f"TF_CONFIG: a cluster takes one chief, got {len(addresses)}")
 
@@ -100,7 +101,7 @@ def is_address(value: Any) -> bool:
         host.encode("idna")
     except UnicodeError:
         return False
-    return bool(host) and is_whole_number(port) and 0 < int(port) < 2**16
+    return bool(host) and host.isprintable() and is_whole_number(port) and 0 < int(port) < 2**16
 
 
 def is_whole_number(text: str) -> bool:
@@ -127,16 +128,18 @@ def list_tasks(addresses_of_jobs: dict[str, list[str]]) -> list[Task]:
 def index_of_task(task: Any, addresses_of_jobs: dict[str, list[str]]) -> int:
     """Returns the place of this process in list_tasks, for the 'task' of TF_CONFIG: {"type": ..., "index": ...}."""
     if not isinstance(task, dict):
-        raise ClusterError(f"TF_CONFIG takes a 'task' with 'type' and 'index', got {task!r}")
+        raise ClusterError(f"TF_CONFIG takes a 'task' with 'type' and 'index', got {reprlib.repr(task)}")
     job = task.get("type")
     if not isinstance(job, str) or job not in addresses_of_jobs:
         jobs = " or ".join(addresses_of_jobs)
-        raise ClusterError(f"TF_CONFIG: the task's type takes {jobs} in this cluster, got {job!r}")
+        raise ClusterError(f"TF_CONFIG: the task's type takes {jobs} in this cluster, got {reprlib.repr(job)}")
     num_tasks = len(addresses_of_jobs[job])
     # Shell scripts tend to write the index with quotation marks, which TensorFlow accepts.
-    index = str(task.get("index"))
-    if not is_whole_number(index) or int(index) >= num_tasks:
-        raise ClusterError(f"TF_CONFIG: the task's index takes 0 to {num_tasks - 1} for a {job}, got {shorten(index)}")
+    index = task.get("index")
+    if not isinstance(index, int | str) or not is_whole_number(str(index)) or int(index) >= num_tasks:
+        raise ClusterError(
+            f"TF_CONFIG: the task's index takes 0 to {num_tasks - 1} for a {job}, got {reprlib.repr(index)}"
+        )
     num_before = len(addresses_of_jobs.get("chief", [])) if job == "worker" else 0
     return num_before + int(index)
 
@@ -164,7 +167,7 @@ class Connection:
         """Waits for the next message; returns None if the other end is gone, silent, or sends something else."""
         try:
             message = json.loads(self._lines.readline(2**20))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(message, dict):
             return None
@@ -261,6 +264,7 @@ class Link:
         time.sleep(2 * LOST_SECONDS)
 
     def _close_listener(self) -> None:
+        """Frees this worker's port, if it still has it."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None

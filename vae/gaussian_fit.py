@@ -18,6 +18,9 @@ from vae.randomness import TEST_SEED, generator
 # an image takes the time of some 60 F decoded images, and memory for 2 F d P + F^2 numbers.
 MAX_FITTED = 128
 
+# How many pixels are decoded at once, here and in vae.importance: those of 2500 images of the report's largest size.
+MAX_PIXELS = 2500 * 32 * 32 * 3
+
 # The search for the mode ends after this many steps, or with the first one that gains no more than this many nats.
 MAX_STEPS = 20
 SMALL_GAIN = 0.1
@@ -102,7 +105,9 @@ def find_mode(model: VAE, image: tf.Tensor, start: tf.Tensor, directions: tf.Ten
     def climb(num_steps: tf.Tensor, z: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         gradient, precision = differentiate(model, image, z[None], directions)
         candidates = z + lengths * newton_step(gradient, precision, directions)
-        values = log_joint(model, image, candidates)
+        values = compute_in_chunks(
+            lambda rows: log_joint(model, image, rows), candidates, max_rows=MAX_PIXELS // image.shape[0]
+        )
         values = tf.where(tf.math.is_finite(values), values, -math.inf)
         best = tf.argmax(values)
         return num_steps + 1, tf.gather(candidates, best), tf.gather(values, best) - values[-1]
@@ -137,22 +142,56 @@ def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Ten
     derivatives of log p(x|z) by each of the decoder's outputs alone, and 0 where that is negative. So the matrix has an
     inverse.
     """
-    num_fitted = directions.shape[0]
-    # TensorFlow differentiates each row in one direction, so each point is repeated F times.
-    rows = tf.repeat(tf.cast(z, tf.float32), num_fitted, axis=0)
-    tangents = tf.tile(tf.cast(directions, tf.float32), (z.shape[0], 1))
+    num_points = z.shape[0]
+    points = tf.cast(z, tf.float32)
+    slopes, curvatures = differentiate_pixels(model.likelihood, image, model.decode(points))
+    slopes = tf.reshape(tf.cast(slopes, tf.float64), (num_points, -1))
+    curvatures = tf.reshape(tf.cast(curvatures, tf.float64), (num_points, -1))
+    jacobians = compute_in_chunks(
+        lambda some_directions: differentiate_decoder(model, points, some_directions),
+        tf.cast(directions, tf.float32),
+        max_rows=MAX_PIXELS // (num_points * image.shape[0]),
+    )
+
+    gradients = []
+    precisions = []
+    for point in range(num_points):
+        # In float32, rounding could make the sum of a large J'DJ and I singular.
+        jacobian = tf.cast(jacobians[:, point], tf.float64)
+        gradients.append(tf.linalg.matvec(jacobian, slopes[point]) - tf.linalg.matvec(directions, z[point]))
+        curvature = tf.maximum(curvatures[point], 0.0)
+        precisions.append(tf.matmul(jacobian * curvature, jacobian, transpose_b=True))
+    identity = tf.eye(directions.shape[0], dtype=tf.float64)
+    return tf.add_n(gradients) / num_points, tf.add_n(precisions) / num_points + identity
+
+
+def differentiate_decoder(model: VAE, z: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
+    """Returns the derivatives of the decoder's outputs, [F, M, d P], at z [M, L] in the directions [F, L]."""
+    num_points = z.shape[0]
+    num_directions = directions.shape[0]
+    # TensorFlow differentiates each row in one direction, so the points are repeated F times.
+    rows = tf.tile(z, (num_directions, 1))
+    tangents = tf.repeat(directions, num_points, axis=0)
     with tf.autodiff.ForwardAccumulator(rows, tangents) as accumulator:
         params = model.decode(rows)
-    jacobian = tf.reshape(tf.cast(accumulator.jvp(params), tf.float64), (z.shape[0], num_fitted, -1))
+    return tf.reshape(accumulator.jvp(params), (num_directions, num_points, -1))
 
-    slopes, curvatures = differentiate_pixels(model.likelihood, image, params[::num_fitted])
-    slopes = tf.reshape(tf.cast(slopes, tf.float64), (z.shape[0], -1))
-    curvatures = tf.reshape(tf.cast(curvatures, tf.float64), (z.shape[0], 1, -1))
-    # In float32, rounding could make the sum of a large J'DJ and I singular.
-    gradients = tf.linalg.matvec(jacobian, slopes) - tf.linalg.matvec(directions, z)
-    precisions = tf.matmul(jacobian * tf.maximum(curvatures, 0.0), jacobian, transpose_b=True)
-    identity = tf.eye(num_fitted, dtype=tf.float64)
-    return tf.reduce_mean(gradients, axis=0), tf.reduce_mean(precisions, axis=0) + identity
+
+def compute_in_chunks(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, max_rows: int) -> tf.Tensor:
+    """Returns function(rows), [n, ...], for rows [n, L]. The function gets at most max_rows of them, or 1, at once.
+
+    It computes each row on its own, and its results have the type of the rows.
+    """
+    num_rows = rows.shape[0]
+    num_chunks = math.ceil(num_rows / max(1, max_rows))
+    if num_chunks == 1:
+        return function(rows)
+    chunk_size = math.ceil(num_rows / num_chunks)
+    filled_up = tf.pad(rows, ((0, num_chunks * chunk_size - num_rows), (0, 0)))
+    chunks = tf.reshape(filled_up, (num_chunks, chunk_size, rows.shape[1]))
+    # TensorFlow would compute several chunks at the same time, but they are to share the memory.
+    results = tf.map_fn(function, chunks, parallel_iterations=1)
+    return tf.reshape(results, (num_chunks * chunk_size, *results.shape[2:]))[:num_rows]
 
 
 def differentiate_pixels(likelihood: Likelihood, image: tf.Tensor, params: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from vae.gaussian_fit import Fit, compile_fit, count_fitted, log_joint
+from vae.gaussian_fit import MAX_PIXELS, Fit, compile_fit, count_fitted, log_joint
 from vae.model import VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
@@ -28,9 +28,8 @@ FITTED, ENCODER, PRIOR = range(3)
 # The parts of the mixture, which are sampled in turn.
 MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
 
-# How many samples are decoded at once: fewer of images larger than those of the report's data sets.
+# How many samples are decoded at once. Of large images, MAX_PIXELS allows fewer.
 MAX_ROWS = 2500
-MAX_PIXELS = MAX_ROWS * 32 * 32 * 3
 
 
 def log_weights(
