@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_needed = NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS
     num_images = len(trained.data.test_images)
     if num_images < num_needed:
-        raise cli.UsageError(f"these pictures need {num_needed} test images, and {trained.data.name} has {num_images}")
+        raise cli.UsageError(
+            f"these pictures need {num_needed} test images, and {trained.data.name} has {num_images}; "
+            f"of your own images, a tenth becomes the test set, or what is in the folder test"
+        )
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
 

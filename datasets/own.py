@@ -342,7 +342,8 @@ def read_pictures(folder: Path, paths: Sequence[str], image_size: int | None) ->
             if picture.pixels.shape[:2] != images.shape[1:3]:
                 raise DataError(
                     f"the pictures differ in size: {paths[0]} has {_describe_size(images[0])} pixels, and "
-                    f"{paths[index]} has {_describe_size(picture.pixels)}; --image_size N scales all to N x N"
+                    f"{paths[index]} has {_describe_size(picture.pixels)}; "
+                    "--image_size N scales all of them, and cuts out the middle N x N"
                 )
             if picture.pixels.shape[2] > images.shape[3]:
                 # This is the first picture in colour. All before it were grey.
@@ -442,7 +443,9 @@ def read_picture(path: str, image_size: int | None) -> Picture:
                 final = scale(final, image_size)
             pixels = np.frombuffer(final.tobytes(), np.uint8).reshape(final.height, final.width, -1)
     except UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture that Pillow can read as {', '.join(FORMATS)}") from None
+        raise DataError(
+            f"{path} is not a picture that Pillow can read as {', '.join(FORMATS)}: remove it, or replace it"
+        ) from None
     except Exception as error:
         # Pillow raises errors of many kinds when it reads a damaged file.
         raise DataError(f"{path} cannot be read as a picture: {error}") from None

@@ -338,7 +338,7 @@ function addLatent(parent, place) {
   const index = order[place];
   const id = `latent-${index + 1}`;
   const shareText = `${format(100 * shares[place], shares[place] < 0.1 ? 1 : 0)}%`;
-  const label = make("label", { htmlFor: id }, `z${index + 1}`, make("span", { className: "share" }, shareText));
+  const label = make("label", { htmlFor: id }, `z[${index}]`, make("span", { className: "share" }, shareText));
   const canvas = make("canvas", { className: "strip", ariaHidden: "true" });
   const slider = make("input", { type: "range", id, min: -reach, max: reach, step: 0.01 });
   const value = make("span", { className: "value" });

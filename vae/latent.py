@@ -47,7 +47,7 @@ def map_axes(means: np.ndarray) -> MapAxes:
     """
     latent_dim = means.shape[1]
     if latent_dim <= 2:
-        labels = tuple(f"z{number}" for number in range(1, latent_dim + 1))
+        labels = tuple(f"z[{index}]" for index in range(latent_dim))
         return MapAxes(np.zeros(latent_dim), np.eye(latent_dim), labels)
     pca = PCA(2, svd_solver="full").fit(means)
     shares = enumerate(pca.explained_variance_ratio_, start=1)
