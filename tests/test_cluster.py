@@ -16,8 +16,10 @@ TWO = {"worker": ["a:1", "b:2"]}
 
 # A worker that takes part in a cluster, and then does what the test says.
 WORKER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from vae import cluster
+# A process that is started in the background of a shell ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cluster.REPORT_SECONDS = 0.3
 cluster.HEARTBEAT_SECONDS = 0.2
 cluster.LOST_SECONDS = 2.0
