@@ -27,7 +27,7 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
 workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
-	@trap 'kill $$! 2>/dev/null' EXIT; \
+	@trap 'kill $$! 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
 	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 1}}' $$train & \
 	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 0}}' $$train && wait $$!

@@ -1,4 +1,4 @@
-"""Trains small models on several replicas: python tests/replica_runs.py OUTPUT BATCH_SIZE NUM_REPLICAS NETWORK ...
+"""Trains small models on several replicas: python tests/replica_runs.py OUTPUT BATCH_SIZE NUM_REPLICAS MODEL ...
 
 With TF_CONFIG it is a worker of a cluster, and else it uses logical CPU devices. It is run as a process by
 test_distribution.py, because TensorFlow takes its devices and workers only once.
@@ -21,27 +21,39 @@ with cli.tensorflow_environment():
 NUM_EPOCHS = 3
 LEARNING_RATE = 1e-3
 
+# The models by name: network, likelihood and precision.
+MODELS = {
+    "flat": ("flat", "bernoulli", "float32"),
+    "normal": ("flat", "normal", "float32"),
+    "logit_normal": ("flat", "logit_normal", "float32"),
+    "flat_bfloat16": ("flat", "bernoulli", "mixed_bfloat16"),
+    "conv3": ("conv3", "cross_entropy", "float32"),
+    "conv3_bfloat16": ("conv3", "cross_entropy", "mixed_bfloat16"),
+}
 
-def make_images(network):
-    """Returns training images: random ones of MNIST's size for the flat network, and the digits for conv3."""
-    if network == "conv3":
+
+def make_images(name):
+    """Returns training images: random ones of MNIST's size for the model "flat", and the digits for the others."""
+    if name != "flat":
         return datasets.load("digits").train_images
     return np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), dtype=np.uint8)
 
 
-def train(network, batch_size, replicas=None):
+def train(name, batch_size, replicas=None):
     """Trains a small model; returns each step's mean log-likelihood and KL, and all bits that training changes."""
-    images = make_images(network)
+    images = make_images(name)
+    network, likelihood, precision = MODELS[name]
 
     def build_model():
         return model.create(
             network=network,
-            likelihood="cross_entropy" if network == "conv3" else "bernoulli",
+            likelihood=likelihood,
             image_shape=images.shape[1:],
             latent_dim=5,
             hidden_size=50,
             activation="relu",
             seed=0,
+            precision=precision,
         )
 
     if replicas is None:
@@ -61,16 +73,18 @@ def train(network, batch_size, replicas=None):
     return terms, bits
 
 
-def train_all(replicas, batch_size, networks):
-    """Returns the results of the networks by name. The flat one is trained twice."""
+def train_all(replicas, batch_size, names):
+    """Returns the results of the models by name. Each flat one in float32 is trained twice."""
     results = {}
-    for name in (*networks, "again"):
-        network = "flat" if name == "again" else name
-        results[f"{name}_terms"], results[f"{name}_bits"] = train(network, batch_size, replicas)
+    for name in names:
+        results[f"{name}_terms"], results[f"{name}_bits"] = train(name, batch_size, replicas)
+        network, _, precision = MODELS[name]
+        if network == "flat" and precision == "float32":
+            results[f"{name}_terms_again"], results[f"{name}_bits_again"] = train(name, batch_size, replicas)
     return results
 
 
-def main(path, batch_size, num_replicas, *networks):
+def main(path, batch_size, num_replicas, *names):
     with contextlib.ExitStack() as stack:
         if "TF_CONFIG" in os.environ:
             parsed = cluster.parse_tf_config(os.environ["TF_CONFIG"])
@@ -80,10 +94,10 @@ def main(path, batch_size, num_replicas, *networks):
             cpu = tf.config.list_physical_devices("CPU")[0]
             devices = [tf.config.LogicalDeviceConfiguration()] * int(num_replicas)
             tf.config.set_logical_device_configuration(cpu, devices)
-            names = [f"CPU:{number}" for number in range(len(devices))]
-            replicas = distribution.Replicas(tf.distribute.MirroredStrategy(names))
+            device_names = [f"CPU:{number}" for number in range(len(devices))]
+            replicas = distribution.Replicas(tf.distribute.MirroredStrategy(device_names))
         assert replicas.count == int(num_replicas)
-        results = train_all(replicas, int(batch_size), networks)
+        results = train_all(replicas, int(batch_size), names)
         if replicas.link is not None:
             replicas.link.exchange("trained")
     np.savez(path, **results)

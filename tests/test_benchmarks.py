@@ -13,7 +13,7 @@ import pytest
 
 import cli
 import datasets
-from benchmarks import compare, pictures, rounds, run, turns
+from benchmarks import compare, pictures, rounds, run, turns, workers
 from benchmarks.rounds import Contender
 from report.markdown import format_table
 
@@ -241,3 +241,14 @@ def test_the_section_on_pictures_is_explained_as_the_next_one_will_be():
     seconds = {name: [1.0] for name in (pictures.OURS, pictures.ONE_THREAD, pictures.ALL_CORES)}
     explanation, _, _ = pictures.describe(seconds).partition("| this project")
     assert explanation in run.RESULTS.read_text(encoding="utf-8")
+
+
+def test_workers_are_compared_with_one_process_within_each_round():
+    rounds_of_setups = {
+        "1 process, 1 core": [{"seconds": 0.1, "processor_seconds": 0.1}, {"seconds": 0.2, "processor_seconds": 0.2}],
+        "2 workers": [{"seconds": 0.06, "processor_seconds": 0.05}, {"seconds": 0.12, "processor_seconds": 0.1}],
+    }
+    assert workers.make_rows("conv3", rounds_of_setups) == [
+        ["conv3", "1 process, 1 core", "150.0", "1.00", "150.0", "1.00"],
+        ["conv3", "2 workers", "90.0", "0.60", "75.0", "0.50"],
+    ]

@@ -30,6 +30,14 @@ def test_every_picture_and_file_that_a_page_links_to_exists(name):
     assert not [link for link in links if "://" not in link and not (page_path.parent / link).exists()]
 
 
+@pytest.mark.parametrize(
+    "page_path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_no_number_of_a_page_is_still_to_be_filled_in(page_path):
+    """TIME and TIMEL stand for numbers that have not been measured yet."""
+    assert not re.findall(r"\bTIMEL?\b", page_path.read_text(encoding="utf-8"))
+
+
 def test_the_readmes_table_of_results_agrees_with_the_files(monkeypatch):
     """Each cell is what docs/results has for the run of the row's command, letter for letter."""
     monkeypatch.chdir(ROOT)

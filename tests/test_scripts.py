@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -26,7 +27,7 @@ import datasets
 import explore
 import train
 from datasets import frey_faces
-from vae import figures, files, likelihoods, runs, training
+from vae import evaluation, figures, files, likelihoods, runs, training
 
 ROOT = Path(config.__file__).parent
 
@@ -237,6 +238,18 @@ def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspa
     unsorted = trained_on("digits")
     assert trained_on(str(tmp_path / "numbered")) == trained_on(str(tmp_path / "mapped")) == unsorted
     assert trained_on(str(tmp_path / "classes")) == trained_on(str(tmp_path / "sorted.npz")) != unsorted
+
+
+def test_a_last_epoch_whose_extra_test_elbo_is_not_finite_is_not_saved(workspace, capsys, monkeypatch):
+    """Epoch 11 is tested only because it is the last. A history with its test ELBO could not be read again."""
+    folder = workspace.train(*DIGITS, "--num_epochs", "10")
+    history = (folder / "history.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "make_test_elbo", lambda model, images: lambda: -math.inf)
+        assert workspace.run("train", *DIGITS, "--num_epochs", "11", "--restore", "True") == 1
+    assert "after epoch 11 is not a finite number" in capsys.readouterr().err
+    assert (folder / "history.csv").read_bytes() == history and runs.saved_epoch(folder) == 10
+    assert workspace.run("train", *DIGITS, "--num_epochs", "11", "--restore", "True") == 0
 
 
 def test_a_finished_run_reads_the_images_only_once(workspace, tmp_path, monkeypatch):

@@ -1,17 +1,16 @@
 """Faults of one of several workers: all of them end, each with a line and an exit code, and the run holds."""
 
 import os
+import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from conftest import saved
-from workers import ROOT, endings, free_ports, started_workers, tf_config
+from workers import ROOT, endings, started_workers
 
+from benchmarks import workers as benchmark
 from vae import runs
 
 DIGITS = ("--dataset", "digits", "--latent_dim", "2", "--hidden_size", "16")
@@ -113,27 +112,6 @@ def test_workers_with_other_images_are_refused(command, tmp_path):
         assert code == 2 and "the images of worker 1" in output and "give all workers the same images" in output
 
 
-def test_a_port_that_is_taken_ends_in_exit_code_2(command):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        ports = [other.getsockname()[1], *free_ports(1)]
-        environment = os.environ | {"TF_CONFIG": tf_config(ports, 0)}
-        process = [sys.executable, *command(*DIGITS)]
-        done = subprocess.run(process, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Address already in use" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-
-
-def test_the_other_scripts_ignore_tf_config(command, tmp_path):
-    argv = (*DIGITS, "--num_epochs", "1")
-    assert [code for code, _ in run_all([command(*argv)] * 2)] == [0, 0]
-    paths = [f"--{name}_dir={tmp_path / name}" for name in ("checkpoints", "pictures", "data")]
-    environment = os.environ | {"TF_CONFIG": tf_config(free_ports(2), 1)}
-    for script in ("evaluate.py", "plots_latent_space_2d.py"):
-        process = [sys.executable, script, *DIGITS, *paths]
-        done = subprocess.run(process, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_missing_data_on_one_worker_reaches_all(lacking, command, small_data, tmp_path):
     (tmp_path / "data").symlink_to(small_data)
@@ -193,9 +171,10 @@ def test_a_second_signal_stops_all_at_once(command, tmp_path):
         processes[1].send_signal(signal.SIGINT)
         results = endings(processes)
     assert [code for code, _ in results] == [130, 130], results
-    assert "stopping at the end of this epoch" in results[1][1]
+    assert "stopping at the end of this epoch" in results[1][1] and "stopped\n" in results[1][1]
+    assert ": stopped" in results[0][1]
     # One signal would let both end their epoch, and the chief say how to continue.
-    assert all("stopped" in output and "to continue:" not in output for _, output in results), results
+    assert all("to continue:" not in output for _, output in results), results
     check_history(only_run(tmp_path))
 
 
@@ -250,3 +229,12 @@ def test_ctrl_c_works_while_waiting(index, command):
         processes[index].send_signal(signal.SIGINT)
         code, output = endings(processes)[index]
     assert code == 130 and "stopped" in output and "Traceback" not in output
+
+
+# ---- The benchmark -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2 or not shutil.which("taskset"), reason="needs Linux and two cores")
+def test_two_workers_with_a_core_each_are_timed():
+    measurement = benchmark.run(benchmark.SETUPS[1], "flat_binarized", "float32")
+    assert set(measurement) == {"seconds", "processor_seconds"} and min(measurement.values()) > 0
