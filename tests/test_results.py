@@ -158,21 +158,6 @@ def report(tmp_path, small_data, monkeypatch):
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
 
-def test_the_whole_report_at_a_small_scale(report, tmp_path):
-    """On small data, a 500th of the epochs: every experiment is trained, evaluated, drawn and published."""
-    assert report("--epochs_scale", "0.002") == 0
-    for e in EXPERIMENTS:
-        run = tmp_path / "docs" / "results" / e.config.run_name
-        assert len(runs.read_history(run)) == max(1, e.config.num_epochs // 500)
-        assert json.loads((run / "metrics.json").read_text())["num_samples"] == max(1, e.num_samples // 500)
-        pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
-        assert ("generated.png" in pictures) == ("make_pictures" in e.scripts) and "learning_curves.png" in pictures
-        assert "explorer.html" not in pictures
-        assert (tmp_path / "docs" / "explorer" / f"{run.name}.html").exists() == ("explore" in e.scripts)
-    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
-
-
 DIGITS = Experiment(
     name="digits",
     shows="a test",

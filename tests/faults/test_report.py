@@ -1,0 +1,25 @@
+"""The whole report, which takes some minutes even at a small scale."""
+
+import json
+
+import reproduce
+from report import page
+from report.experiments import EXPERIMENTS
+from vae import runs
+
+
+def test_the_whole_report_at_a_small_scale(small_data, tmp_path, monkeypatch):
+    """On small data, a 500th of the epochs: every experiment is trained, evaluated, drawn and published."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--epochs_scale", "0.002", "--data_dir", str(small_data), "--allow_unverified"]
+    assert reproduce.main(argv) == 0
+    for e in EXPERIMENTS:
+        run = tmp_path / "docs" / "results" / e.config.run_name
+        assert len(runs.read_history(run)) == max(1, e.config.num_epochs // 500)
+        assert json.loads((run / "metrics.json").read_text())["num_samples"] == max(1, e.num_samples // 500)
+        pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
+        assert ("generated.png" in pictures) == ("make_pictures" in e.scripts) and "learning_curves.png" in pictures
+        assert "explorer.html" not in pictures
+        assert (tmp_path / "docs" / "explorer" / f"{run.name}.html").exists() == ("explore" in e.scripts)
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
