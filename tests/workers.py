@@ -3,19 +3,13 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.workers import free_ports
+
 ROOT = Path(__file__).parents[1]
-
-
-def free_ports(count):
-    """Returns the numbers of ports that are free on this machine."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def tf_config(ports, index, with_chief=False, host="127.0.0.1"):

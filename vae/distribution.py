@@ -81,7 +81,7 @@ class Replicas:
         optimizer = state.optimizer
         variables = state.model.trainable_variables
         share = batch_size // self.count
-        compute_gradients = compile_gradients(state.model, share, batch_size)
+        compute_gradients = compile_gradients(state.model, batch_size)
 
         def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -133,23 +133,21 @@ class Replicas:
 
 
 def compile_gradients(
-    model: VAE, share: int, batch_size: int
+    model: VAE, batch_size: int
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[list[tf.Tensor], tf.Tensor]]:
     """Returns a compiled function of a replica's share of a batch: x [share, d] and noise [share, L].
 
     It returns the share's terms in the gradients of the loss, and in the batch's mean log-likelihood and mean KL [2].
     """
     variables = model.trainable_variables
-    sizes = training.part_sizes(model, share)
 
     # XLA has no collective operations on CPUs, so it compiles this part of a step only.
     @tf.function(jit_compile=model.jit_compile, autograph=False)
     def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-            elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
-            log_likelihood = tf.reduce_sum(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)) / batch_size
-            kl = tf.reduce_sum(tf.concat([elbo.kl for elbo in elbos], axis=0)) / batch_size
+            elbo = training.elbo_in_parts(model, x, noise)
+            log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
+            kl = tf.reduce_sum(elbo.kl) / batch_size
             loss = kl - log_likelihood
         return tape.gradient(loss, variables), tf.stack([log_likelihood, kl])
 

@@ -25,7 +25,7 @@ MAX_PIXELS = 2500 * 32 * 32 * 3
 MAX_STEPS = 20
 SMALL_GAIN = 0.1
 # Each step tries these multiples of the Gauss-Newton step. With the last one, z stays where it is.
-STEP_LENGTHS = (1, 2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8, 0)
+STEP_LENGTHS = (*(2**-halvings for halvings in range(9)), 0)
 
 # The curvature is averaged over this many pairs of points.
 NUM_PAIRS = 10

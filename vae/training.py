@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae.model import VAE
+from vae.model import VAE, Elbo
 from vae.networks import multiply_adds
 from vae.prefetch import prefetch
 from vae.randomness import generator
@@ -210,6 +210,18 @@ def part_sizes(model: VAE, batch_size: int) -> list[int]:
     return [batch_size - half, half]
 
 
+def elbo_in_parts(model: VAE, x: tf.Tensor, noise: tf.Tensor) -> Elbo:
+    """Returns model.elbo(x, noise), computed in the parts of a step. The number of rows of x must be known.
+
+    XLA runs operations that do not need each other's results side by side: one part keeps one core busy.
+    """
+    sizes = part_sizes(model, x.shape[0])
+    parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
+    elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
+    log_likelihood = tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)
+    return Elbo(log_likelihood, tf.concat([elbo.kl for elbo in elbos], axis=0))
+
+
 def step_bytes(model: VAE, batch_size: int) -> int:
     """Returns about how many bytes of memory a training step needs. Only the shapes of the model are read.
 
@@ -257,15 +269,11 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
     optimizer = state.optimizer
     variables = model.trainable_variables
 
-    sizes = part_sizes(model, batch_size)
-
     def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            # XLA runs operations that do not need each other's results side by side: one part keeps one core busy.
-            parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-            elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
-            log_likelihood = tf.reduce_mean(tf.concat([elbo.log_likelihood for elbo in elbos], axis=0))
-            kl = tf.reduce_mean(tf.concat([elbo.kl for elbo in elbos], axis=0))
+            elbo = elbo_in_parts(model, x, noise)
+            log_likelihood = tf.reduce_mean(elbo.log_likelihood)
+            kl = tf.reduce_mean(elbo.kl)
             loss = kl - log_likelihood
         optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([log_likelihood, kl])
