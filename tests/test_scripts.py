@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,22 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path, small_data):
     return Workspace(tmp_path, small_data)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory, small_data):
+    """Returns a workspace with a run of DIGITS that was trained for one epoch. Tests use copies of it."""
+    workspace = Workspace(tmp_path_factory.mktemp("original"), small_data)
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    return workspace
+
+
+@pytest.fixture
+def trained(workspace, original):
+    """Returns a workspace with a run of DIGITS that was trained for one epoch."""
+    shutil.copytree(original.checkpoints, workspace.checkpoints)
+    shutil.copytree(original.pictures, workspace.pictures)
+    return workspace
 
 
 def read_picture(path):
@@ -197,8 +214,16 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     }
 
 
-@pytest.mark.parametrize("vae_type", config.VAE_TYPES)
-@pytest.mark.parametrize("shape", [(4, 4), (64, 64, 1), (97, 61, 3)])
+@pytest.mark.parametrize(
+    ("shape", "vae_type"),
+    [
+        # A flat network sees the number of pixels only, so each size is enough once.
+        ((4, 4), "flat_binarized"),
+        ((64, 64, 1), "flat_cont_normal"),
+        ((97, 61, 3), "flat_cont_logit"),
+        *itertools.product([(4, 4), (64, 64, 1), (97, 61, 3)], ["conv3"]),
+    ],
+)
 def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, workspace, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"train_images": rng.integers(0, 256, (20, *shape), dtype=np.uint8)}
@@ -582,10 +607,9 @@ def test_the_list_marks_unverified_data(workspace, capsys):
     )
 
 
-def test_plots_latent_space_2d_takes_two_latents_only(workspace, capsys):
-    workspace.train(*DIGITS, "--num_epochs", "1")
-    assert workspace.run("plots_latent_space_2d", *DIGITS) == 0
-    assert workspace.run("plots_latent_space_2d", *DIGITS_20, "--latent_dim", "3") == 2
+def test_plots_latent_space_2d_takes_two_latents_only(trained, capsys):
+    assert trained.run("plots_latent_space_2d", *DIGITS) == 0
+    assert trained.run("plots_latent_space_2d", *DIGITS_20, "--latent_dim", "3") == 2
     assert "--latent_dim: this script takes 2 only, got 3" in capsys.readouterr().err
 
 
@@ -682,14 +706,13 @@ def test_overwrite_moves_nothing_if_the_data_is_missing_or_unverified(workspace,
     assert not (workspace.checkpoints / "replaced").exists()
 
 
-def test_overwrite_moves_nothing_if_the_batch_is_larger_than_the_data_set(workspace):
-    trained = workspace.train(*DIGITS, "--num_epochs", "1")
-    folder = trained.with_name(trained.name.replace("_b100", "_b1438"))
-    trained.rename(folder)
+def test_overwrite_moves_nothing_if_the_batch_is_larger_than_the_data_set(trained):
+    folder = trained.only_run()
+    folder = folder.rename(folder.with_name(folder.name.replace("_b100", "_b1438")))
     before = contents(folder)
-    assert workspace.run("train", *DIGITS, "--batch_size", "1438", "--overwrite") == 2
+    assert trained.run("train", *DIGITS, "--batch_size", "1438", "--overwrite") == 2
     assert contents(folder) == before
-    assert not (workspace.checkpoints / "replaced").exists()
+    assert not (trained.checkpoints / "replaced").exists()
 
 
 def test_ctrl_c_in_the_first_epoch_of_an_overwriting_run_saves_the_new_model(workspace, capsys, monkeypatch):
@@ -776,13 +799,13 @@ def test_metrics_tell_the_data_and_versions_of_the_model_from_those_of_the_evalu
         ("plot_singular_values", "singular_values.csv", "\trunning_share\n1\t"),
     ],
 )
-def test_results_are_printed_even_if_their_file_cannot_be_written(script, name, expected_text, workspace, capsys):
+def test_results_are_printed_even_if_their_file_cannot_be_written(script, name, expected_text, trained, capsys):
     """A folder is in the place of the file."""
-    folder = workspace.train(*DIGITS, "--num_epochs", "1")
-    parent = folder if script == "evaluate" else workspace.pictures / folder.name
+    folder = trained.only_run()
+    parent = folder if script == "evaluate" else trained.pictures / folder.name
     (parent / name).mkdir()
     argv = ("--num_samples", "2") if script == "evaluate" else ()
-    assert workspace.run(script, *DIGITS, *argv) == 1
+    assert trained.run(script, *DIGITS, *argv) == 1
     printed = capsys.readouterr()
     assert expected_text in printed.out
     assert name in printed.err
@@ -791,14 +814,14 @@ def test_results_are_printed_even_if_their_file_cannot_be_written(script, name, 
 # ---- Drawing -------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_the_same_bytes_for_the_same_draw_seed(workspace):
-    folder = workspace.pictures / workspace.train(*DIGITS, "--num_epochs", "1").name
+def test_pictures_are_the_same_bytes_for_the_same_draw_seed(trained):
+    folder = trained.pictures / trained.only_run().name
 
     def draw(draw_seed):
         drawn = []
         for script, names in DRAWN_FILES.items():
             argv = DIGITS_20 if script == "plots_latent_space_2d" else DIGITS
-            assert workspace.run(script, *argv, "--draw_seed", draw_seed) == 0
+            assert trained.run(script, *argv, "--draw_seed", draw_seed) == 0
             drawn += [(folder / name).read_bytes() for name in names]
         return drawn
 
@@ -820,35 +843,33 @@ def test_a_projection_on_principal_components_is_the_same_bytes_each_time(worksp
     assert not path.with_name("latent_space_2d.png").exists()
 
 
-def test_a_latent_space_of_2_is_drawn_as_it_is_by_both_scripts(workspace):
-    path = workspace.pictures / workspace.train(*DIGITS, "--num_epochs", "1").name / "latent_space_2d.png"
-    assert workspace.run("plots_latent_space", *DIGITS) == 0
+def test_a_latent_space_of_2_is_drawn_as_it_is_by_both_scripts(trained):
+    path = trained.pictures / trained.only_run().name / "latent_space_2d.png"
+    assert trained.run("plots_latent_space", *DIGITS) == 0
     first = path.read_bytes()
     path.unlink()
-    assert workspace.run("plots_latent_space_2d", *DIGITS_20) == 0
+    assert trained.run("plots_latent_space_2d", *DIGITS_20) == 0
     assert path.read_bytes() == first
-    assert not list(workspace.pictures.rglob("latent_space_pca.png"))
+    assert not list(trained.pictures.rglob("latent_space_pca.png"))
 
 
-def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(workspace):
-    assert workspace.run("train", *DIGITS, "--num_epochs", "1") == 0
-    assert workspace.run("plots_latent_space", *DIGITS) == 0
-    assert workspace.run("train", *DIGITS_20, "--num_epochs", "1") == 0
-    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
-    assert workspace.run("plots_latent_space", *DIGITS_20) == 0
-    (both,) = workspace.pictures.rglob("latent_space_2_and_20.png")
+def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(trained):
+    assert trained.run("plots_latent_space", *DIGITS) == 0
+    assert trained.run("train", *DIGITS_20, "--num_epochs", "1") == 0
+    assert not list(trained.pictures.rglob("latent_space_2_and_20.png"))
+    assert trained.run("plots_latent_space", *DIGITS_20) == 0
+    (both,) = trained.pictures.rglob("latent_space_2_and_20.png")
     alone = both.with_name("latent_space_pca.png")
     assert read_picture(both).shape[1] == 2 * read_picture(alone).shape[1]
 
 
-def test_too_few_test_images_for_the_pictures_are_refused_before_any_is_drawn(workspace, capsys, monkeypatch):
-    workspace.train(*DIGITS, "--num_epochs", "1")
+def test_too_few_test_images_for_the_pictures_are_refused_before_any_is_drawn(trained, capsys, monkeypatch):
     whole = datasets.load("digits")
     small = dataclasses.replace(whole, test_images=whole.test_images[:19])
     monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: small)
-    assert workspace.run("make_pictures", *DIGITS) == 2
+    assert trained.run("make_pictures", *DIGITS) == 2
     assert "these pictures need 20 test images, and digits has 19" in capsys.readouterr().err
-    assert not list(workspace.pictures.rglob("generated.png"))
+    assert not list(trained.pictures.rglob("generated.png"))
 
 
 def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):
@@ -859,9 +880,8 @@ def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):
     assert "one latent has no second principal component" in capsys.readouterr().err
 
 
-def test_a_script_that_finds_no_model_lists_the_runs_and_says_how_to_train_it(workspace, capsys):
-    workspace.train(*DIGITS, "--num_epochs", "1")
-    assert workspace.run("make_pictures", "--dataset", "digits", "--seed", "3") == 1
+def test_a_script_that_finds_no_model_lists_the_runs_and_says_how_to_train_it(trained, capsys):
+    assert trained.run("make_pictures", "--dataset", "digits", "--seed", "3") == 1
     message = capsys.readouterr().err
     assert "digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)" in without_test_elbos(message)
     assert "python train.py --dataset digits --seed 3 " in message
@@ -876,14 +896,14 @@ READING_COMMANDS = [
 
 
 @pytest.mark.parametrize(("script", "options"), READING_COMMANDS)
-def test_a_model_that_is_not_the_one_that_the_flags_name_is_refused(script, options, workspace, capsys):
+def test_a_model_that_is_not_the_one_that_the_flags_name_is_refused(script, options, trained, capsys):
     """First its config.json is edited, then its folder is renamed."""
-    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    folder = trained.only_run()
     path = folder / "config.json"
     whole = path.read_text()
     path.write_text(whole.replace('"relu"', '"tanh"'))
     before = contents(folder)
-    assert workspace.run(script, *DIGITS, *options) == 1
+    assert trained.run(script, *DIGITS, *options) == 1
     message = capsys.readouterr().err
     assert f"error: {folder} holds another model" in message
     assert "  activation: tanh in config.json, relu in the flags\n" in message
@@ -891,11 +911,11 @@ def test_a_model_that_is_not_the_one_that_the_flags_name_is_refused(script, opti
 
     path.write_text(whole)
     folder.rename(f"{folder}_tanh")
-    assert workspace.run(script, *DIGITS, "--activation", "tanh", *options) == 1
+    assert trained.run(script, *DIGITS, "--activation", "tanh", *options) == 1
     message = capsys.readouterr().err
     assert "  activation: relu in config.json, tanh in the flags\n" in message
     assert f"its name was {folder.name};" in message
-    assert not list(workspace.pictures.glob("*_tanh"))
+    assert not list(trained.pictures.glob("*_tanh"))
 
 
 def test_a_run_whose_config_json_is_lost_can_be_used_again(workspace, tmp_path, capsys):
@@ -912,49 +932,45 @@ def test_a_run_whose_config_json_is_lost_can_be_used_again(workspace, tmp_path, 
 
 
 @pytest.mark.parametrize("script", ["evaluate", *DRAWN_FILES])
-def test_a_model_of_images_of_another_shape_is_refused(script, workspace, capsys):
+def test_a_model_of_images_of_another_shape_is_refused(script, trained, capsys):
     """A digits model takes the place of an mnist model."""
-    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+    folder = trained.only_run()
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"digits"', '"mnist"'))
     folder = folder.rename(folder.with_name(folder.name.replace("digits", "mnist")))
     argv = ["--dataset", "mnist", *DIGITS[2:], "--allow_unverified"]
-    assert workspace.run(script, *argv) == 1
+    assert trained.run(script, *argv) == 1
     assert f"error: {folder} holds a model of 8x8x1 images, but the data set has 28x28x1" in capsys.readouterr().err
 
 
-def test_the_compared_model_is_the_one_that_its_folder_names(workspace, capsys):
-    assert workspace.run("train", *DIGITS, "--num_epochs", "1") == 0
-    (folder,) = runs.trained(workspace.checkpoints)
-    assert workspace.run("train", *DIGITS_20, "--num_epochs", "1") == 0
+def test_the_compared_model_is_the_one_that_its_folder_names(trained, capsys):
+    folder = trained.only_run()
+    assert trained.run("train", *DIGITS_20, "--num_epochs", "1") == 0
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"relu"', '"tanh"'))
-    assert workspace.run("plots_latent_space", *DIGITS_20) == 1
+    assert trained.run("plots_latent_space", *DIGITS_20) == 1
     assert "  activation: tanh in config.json, relu in the flags\n" in capsys.readouterr().err
-    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+    assert not list(trained.pictures.rglob("latent_space_2_and_20.png"))
 
 
 @pytest.mark.parametrize("script", ["train", "evaluate", *DRAWN_FILES])
-def test_list_shows_the_trained_runs(script, workspace, capsys):
-    workspace.train(*DIGITS, "--num_epochs", "1")
+def test_list_shows_the_trained_runs(script, trained, capsys):
     capsys.readouterr()
-    assert workspace.run(script, "--list") == 0
+    assert trained.run(script, "--list") == 0
     assert without_test_elbos(capsys.readouterr().out).splitlines() == [
-        f"trained runs in {workspace.checkpoints}",
+        f"trained runs in {trained.checkpoints}",
         "  digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1)",
     ]
 
 
-def test_num_epochs_changes_nothing_in_a_drawing_script_but_is_answered(workspace, capsys):
-    workspace.train(*DIGITS, "--num_epochs", "1")
-    assert workspace.run("make_pictures", *DIGITS, "--num_epochs", "7") == 0
+def test_num_epochs_changes_nothing_in_a_drawing_script_but_is_answered(trained, capsys):
+    assert trained.run("make_pictures", *DIGITS, "--num_epochs", "7") == 0
     assert "at epoch 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["plots_latent_space", "plot_singular_values"])
-def test_a_draw_seed_without_effect_is_reported(script, workspace, capsys):
-    workspace.train(*DIGITS, "--num_epochs", "1")
-    assert workspace.run(script, *DIGITS, "--draw_seed", "5") == 0
+def test_a_draw_seed_without_effect_is_reported(script, trained, capsys):
+    assert trained.run(script, *DIGITS, "--draw_seed", "5") == 0
     assert "--draw_seed has no effect in this script" in capsys.readouterr().err
 
 
@@ -972,13 +988,13 @@ def test_explore_writes_a_page_that_says_what_is_known_of_the_run(workspace, cap
     assert data["class_names"] == [str(digit) for digit in range(10)]
 
 
-def test_explore_works_without_the_history(workspace, capsys):
-    folder = workspace.train(*DIGITS, "--num_epochs", "1")
-    page_path = workspace.pictures / folder.name / "explorer.html"
+def test_explore_works_without_the_history(trained, capsys):
+    folder = trained.only_run()
+    page_path = trained.pictures / folder.name / "explorer.html"
     (folder / "history.csv").write_text("damaged")
     for problem in ("its first line is 'damaged', not", "there is no such file"):
         capsys.readouterr()
-        assert workspace.run("explore", *DIGITS) == 0
+        assert trained.run("explore", *DIGITS) == 0
         error_output = capsys.readouterr().err
         assert error_output.startswith(f"the page has no test ELBO: {folder / 'history.csv'} cannot be read: {problem}")
         assert error_output.count("\n") == 1
@@ -1003,33 +1019,31 @@ def test_explore_without_labels_has_no_classes(workspace):
     assert '"class_names":null' in (workspace.pictures / folder.name / "explorer.html").read_text(encoding="utf-8")
 
 
-def test_explore_refuses_a_single_test_image(workspace, capsys, monkeypatch):
-    workspace.train(*DIGITS, "--num_epochs", "1")
+def test_explore_refuses_a_single_test_image(trained, capsys, monkeypatch):
     whole = datasets.load("digits")
     small = dataclasses.replace(whole, test_images=whole.test_images[:1])
     monkeypatch.setattr(datasets, "load", lambda *args, **kwargs: small)
-    assert workspace.run("explore", *DIGITS) == 2
+    assert trained.run("explore", *DIGITS) == 2
     assert "the page needs 2 test images, and digits has only one" in capsys.readouterr().err
-    assert not list(workspace.pictures.rglob("explorer.html"))
+    assert not list(trained.pictures.rglob("explorer.html"))
 
 
-def test_explore_says_that_a_page_is_large(workspace, capsys, monkeypatch):
-    workspace.train(*DIGITS, "--num_epochs", "1")
+def test_explore_says_that_a_page_is_large(trained, capsys, monkeypatch):
     monkeypatch.setattr(explore, "LARGE_PAGE", 1e4)
-    assert workspace.run("explore", *DIGITS) == 0
+    assert trained.run("explore", *DIGITS) == 0
     expected = "the page is large, 0 MB: it holds the decoder's weights and up to 20 test images\n"
     assert capsys.readouterr().err == expected
 
 
-def test_explore_opens_the_page_if_it_is_asked_to(workspace, capsys, monkeypatch):
-    folder = workspace.train(*DIGITS, "--num_epochs", "1")
+def test_explore_opens_the_page_if_it_is_asked_to(trained, capsys, monkeypatch):
+    folder = trained.only_run()
     addresses = []
     monkeypatch.setattr(webbrowser, "open", lambda address: addresses.append(address) or True)
-    assert workspace.run("explore", *DIGITS) == 0 and not addresses
-    assert workspace.run("explore", *DIGITS, "--open") == 0
-    assert addresses == [(workspace.pictures / folder.name / "explorer.html").as_uri()]
+    assert trained.run("explore", *DIGITS) == 0 and not addresses
+    assert trained.run("explore", *DIGITS, "--open") == 0
+    assert addresses == [(trained.pictures / folder.name / "explorer.html").as_uri()]
     monkeypatch.setattr(webbrowser, "open", lambda address: False)
-    assert workspace.run("explore", *DIGITS, "--open") == 0
+    assert trained.run("explore", *DIGITS, "--open") == 0
     assert "no browser was found" in capsys.readouterr().err
 
 
