@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,8 @@ NEW_NLLS = OLD_NLLS | {
 }
 
 
-def test_the_page_shows_both_nlls_and_how_they_were_estimated(report, digits):
-    assert report("--epochs_scale", "0.25") == 0
-    path = digits / "metrics.json"
+def test_the_page_shows_both_nlls_and_how_they_were_estimated(finished):
+    path = finished / "metrics.json"
     path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
     text = page.describe_result(DIGITS.config)
     assert (text.nll, text.nll_error) == ("87.00 ± 0.50", "0.012")
@@ -131,9 +131,8 @@ def test_the_page_shows_both_nlls_and_how_they_were_estimated(report, digits):
     assert (text.nll_error, text.effective_sample_size, text.num_below_50) == ("", "", "")
 
 
-def test_the_nlls_of_earlier_versions_are_estimated_again(report, digits):
-    assert report() == 0
-    run = Path("checkpoints") / digits.name
+def test_the_nlls_of_earlier_versions_are_estimated_again(finished):
+    run = Path("checkpoints") / finished.name
     path = run / "metrics.json"
     path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
     assert results.is_evaluated(run, num_samples=5000)
@@ -170,18 +169,39 @@ DIGITS = Experiment(
 @pytest.fixture
 def digits(monkeypatch):
     """Makes the table of experiments a single small one; the value is its folder in docs/results."""
-    monkeypatch.setattr("report.experiments.EXPERIMENTS", [DIGITS])
-    monkeypatch.setattr(page, "render", lambda: "")  # the template names the report's experiments
+    make_only_experiment(monkeypatch)
     return Path("docs/results") / DIGITS.config.run_name
 
 
-def test_work_that_was_done_is_not_repeated(report, digits, capsys):
-    assert report() == 0
-    before = (digits / "history.csv").read_bytes()
+def make_only_experiment(monkeypatch):
+    monkeypatch.setattr("report.experiments.EXPERIMENTS", [DIGITS])
+    monkeypatch.setattr(page, "render", lambda: "")  # the template names the report's experiments
+
+
+@pytest.fixture(scope="module")
+def finished_folder(tmp_path_factory, small_data):
+    """Returns a folder in which reproduce.py is done with the single experiment. Tests use copies of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        make_only_experiment(patch)
+        patch.chdir(folder)
+        assert reproduce.main(["--data_dir", str(small_data), "--allow_unverified"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(report, digits, finished_folder, tmp_path):
+    """Fills the folder of a test with what reproduce.py made; the value is the folder in docs/results."""
+    shutil.copytree(finished_folder, tmp_path, dirs_exist_ok=True)
+    return digits
+
+
+def test_work_that_was_done_is_not_repeated(report, finished, capsys):
+    before = (finished / "history.csv").read_bytes()
     capsys.readouterr()
     assert report("--only", "digits") == 0 and report("--epochs_scale", "0") == 0
     assert "NLL" not in capsys.readouterr().out
-    assert (digits / "history.csv").read_bytes() == before
+    assert (finished / "history.csv").read_bytes() == before
 
 
 def test_a_shorter_run_is_continued_and_never_replaces_a_longer_one(report, digits, capsys):
@@ -193,30 +213,28 @@ def test_a_shorter_run_is_continued_and_never_replaces_a_longer_one(report, digi
     assert len(runs.read_history(digits)) == 4 and (digits / "metrics.json").read_bytes() == before
 
 
-def test_a_quick_look_changes_no_better_result(report, digits, capsys):
+def test_a_quick_look_changes_no_better_result(report, finished, capsys):
     """Fewer samples or fewer epochs: what is in docs/ is better and stays. Verified data counts before both."""
-    assert report("--epochs_scale", "1") == 0
     before = {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()}
     assert report("--epochs_scale", "0.01") == 0
     assert report("--epochs_scale", "0.01", "--checkpoints_dir", "others") == 0
     assert {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()} == before
     assert "stay as they were" in capsys.readouterr().out
-    content = json.loads((digits / "config.json").read_text())
-    (digits / "config.json").write_text(json.dumps(content | {"data_verified": False}))
+    content = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps(content | {"data_verified": False}))
     assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0  # verified: better, though shorter
-    assert len(runs.read_history(digits)) == 1 and runs.read_config(digits).data_verified
+    assert len(runs.read_history(finished)) == 1 and runs.read_config(finished).data_verified
 
 
-def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, digits):
-    assert report() == 0
-    assert results.read(digits).data_verified
-    entries = json.loads((digits / "metrics.json").read_text())
+def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, finished):
+    assert results.read(finished).data_verified
+    entries = json.loads((finished / "metrics.json").read_text())
     entries["evaluation"]["data_verified"] = False
-    (digits / "metrics.json").write_text(json.dumps(entries))
-    assert not results.read(digits).data_verified
+    (finished / "metrics.json").write_text(json.dumps(entries))
+    assert not results.read(finished).data_verified
     assert page.describe_result(DIGITS.config).command.endswith("` (unverified)")
     assert report("--epochs_scale", "0.25", "--checkpoints_dir", "others") == 0
-    assert len(runs.read_history(digits)) == 1 and results.read(digits).data_verified
+    assert len(runs.read_history(finished)) == 1 and results.read(finished).data_verified
 
 
 def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
@@ -240,13 +258,12 @@ def test_a_page_that_is_left_from_long_ago_is_not_published(report, digits):
     assert not list(Path("docs").rglob("*.html"))
 
 
-def test_history_is_published_up_to_the_epoch_that_was_evaluated(report, digits):
-    assert report() == 0
-    run = Path("checkpoints") / digits.name
-    before = (digits / "history.csv").read_bytes()
+def test_history_is_published_up_to_the_epoch_that_was_evaluated(report, finished):
+    run = Path("checkpoints") / finished.name
+    before = (finished / "history.csv").read_bytes()
     with (run / "history.csv").open("a") as file:  # a trainer that goes on, or was killed, writes it first
         file.write("5,-1,-1,0,-1,1,0.001\n")
-    assert report("--epochs_scale", "0") == 0 and (digits / "history.csv").read_bytes() == before
+    assert report("--epochs_scale", "0") == 0 and (finished / "history.csv").read_bytes() == before
 
 
 def test_a_failure_is_named_and_the_other_experiments_are_done(report, digits, monkeypatch, capsys):
