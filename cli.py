@@ -544,6 +544,15 @@ def describe_error(error: Exception) -> str | None:
     return None
 
 
+def describe_ending(error: BaseException) -> str:
+    """Returns in one line why a script ends, after an error or Ctrl-C, for those who do not see its own messages."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if not isinstance(error, Exception):
+        return "stopped"
+    return describe_error(error) or f"{type(error).__name__}: {last_line(error)}"
+
+
 def last_line(error: Exception) -> str:
     """Returns the last line of an error, which has its cause: before it, NumPy gives many lines of advice."""
     lines = str(error).strip().splitlines()

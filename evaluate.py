@@ -81,7 +81,8 @@ def format_table(metrics: dict[str, Any]) -> str:
         if metrics["nll"]["estimator_error"] is not None:
             lines.append("estimator's error: the standard error that the random importance samples add")
         lines += [
-            "Each NLL is, in expectation, an upper bound on the true one. That of the mixture is closer to it.",
+            "Each NLL is, in expectation, an upper bound on the true one. With enough samples, that of the mixture is",
+            "closer to it.",
             "Compare the NLL of q(z|x) with the literature.",
         ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -35,7 +36,7 @@ DRAWING_SECONDS = 10
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse_args(argv, __doc__, cli.TRAINING_FLAGS)
-    cluster = read_cluster()
+    cluster = None if args.list else read_cluster()
     with cli.tensorflow_environment():
         from vae import runs
 
@@ -87,6 +88,7 @@ def replicas_on_gpus(config: Config) -> Replicas | None:
 
     replicas = distribution.on_gpus()
     check_shares(config, replicas.count)
+    print(f"each batch is shared among {replicas.count} GPUs")
     return replicas
 
 
@@ -106,16 +108,19 @@ def check_shares(config: Config, num_replicas: int) -> None:
 def train_in_cluster(args: argparse.Namespace, cluster: Cluster) -> int:
     """Trains together with the other workers of a cluster, and returns the exit code.
 
-    Only the chief reads and writes the run's folder. The others need the data, and get the state from the chief.
+    Only the chief has a folder. The other workers need the data, and get the state from the chief.
     """
-    from vae import distribution
+    from vae import distribution, signals
     from vae.cluster import ClusterError, joined
 
     train_with = train_as_chief if cluster.index == 0 else train_as_worker
     try:
-        with joined(cluster, args.worker_timeout, cli.exit_code_of) as link:
-            check_agreement(link, "flags", " ".join(args.config.arguments()))
-            with distribution.loss_reported(link):
+        with (
+            signals.sigterm_as_ctrl_c(),
+            joined(cluster, args.worker_timeout, cli.exit_code_of, cli.describe_ending) as link,
+        ):
+            check_agreement(link, "flags", shlex.join(["train.py", *args.config.arguments()]))
+            with distribution.lost_worker_reported(link):
                 return train_with(args, link)
     except ClusterError as error:
         raise cli.UsageError(str(error)) from None
@@ -145,6 +150,7 @@ def connect_replicas(args: argparse.Namespace, link: Link, data: Dataset) -> Rep
     except ClusterError as error:
         raise cli.UsageError(str(error)) from None
     check_shares(args.config, replicas.count)
+    print(f"{link.task} is one of {len(link.tasks)} workers; each batch is shared among {replicas.count} replicas")
     return replicas
 
 
@@ -176,7 +182,7 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
     replicas = connect_replicas(args, link, data)
     is_finished, *_ = link.exchange(None)
     if is_finished:
-        print(f"{name}: nothing to do, according to the chief")
+        print(f"{name}: nothing to do: the run is finished")
         return 0
     build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
     state = replicas.create_state(build_model, config.learning_rate)
@@ -192,9 +198,11 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
                     break
         # The chief may still fail to save.
         link.exchange("trained")
-    print(f"{name}: trained up to epoch {int(state.epoch)}; saved by the chief")
-    if signal_number == 0 or int(state.epoch) == config.num_epochs:
+    epoch = int(state.epoch)
+    if signal_number == 0 or epoch == config.num_epochs:
+        print(f"{name}: trained up to epoch {epoch}; saved by the chief")
         return 0
+    print(f"{name}: stopped early after epoch {epoch}; saved by the chief")
     return 128 + signal_number
 
 
@@ -265,6 +273,8 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset, replicas: R
         run.restore(state, config)
     if args.restore and int(state.epoch) == 0:
         print(f"nothing saved yet in {run.folder}: starting at epoch 0")
+    elif args.restore:
+        print(f"continuing after epoch {int(state.epoch)}")
     if replicas is not None:
         replicas.broadcast(state)
     return state
@@ -355,7 +365,8 @@ def train_and_save(
                 training.check_finite(row.epoch, row.test_elbo)
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
-                run.save(state, config, data_verified=data.verified, data_digest=data.digest)
+                with contextlib.nullcontext() if replicas is None else replicas.undisturbed():
+                    run.save(state, config, data_verified=data.verified, data_digest=data.digest)
                 if is_last or time.monotonic() - last_drawn >= DRAWING_SECONDS:
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()

@@ -1,4 +1,4 @@
-"""Compares two workers with a core each with one process on one core and on both. Linux, two cores.
+"""Compares two workers, a core each, with one process on one core and with one on both. Linux, two cores.
 
 This part alone: python -m benchmarks.workers.
 """
@@ -61,7 +61,7 @@ def section() -> str:
     return "\n\n".join(
         [
             "## Several workers",
-            f"Steps of {Config().batch_size} images, on one machine. The three ways take turns for {ROUNDS} rounds. "
+            f"Steps of {Config().batch_size} images, on one machine. The three set-ups take turns for {ROUNDS} rounds. "
             "Milliseconds are medians over the rounds, and ratios are medians of the ratios within each round. The CPU "
             "time is that of the first process.",
             format_table(COLUMNS, rows),

@@ -1,6 +1,6 @@
 """Trains small models on several replicas: python tests/replica_runs.py OUTPUT BATCH_SIZE NUM_REPLICAS MODEL ...
 
-With TF_CONFIG it is a worker of a cluster, and else it uses logical CPU devices. It is run as a process by
+With TF_CONFIG it is a worker of a cluster. Otherwise it uses logical CPU devices. It is run as a process by
 test_distribution.py, because TensorFlow takes its devices and workers only once.
 """
 
@@ -62,15 +62,25 @@ def train(name, batch_size, replicas=None):
     else:
         state = replicas.create_state(build_model, LEARNING_RATE)
         if not replicas.is_chief:
-            for variable in state.model.trainable_variables:
+            for variable in (*state.model.trainable_variables, *state.optimizer.variables):
                 variable.assign(variable + 1)
         replicas.broadcast(state)
         train_block = replicas.compile_block(state, batch_size)
     blocks = training.make_blocks(state.model, images, range(1, NUM_EPOCHS + 1), batch_size, seed=0)
     terms = np.concatenate([train_block(block) for block in blocks])
     variables = (*state.model.trainable_variables, *state.optimizer.variables)
+    if replicas is not None:
+        check_copies(replicas, variables)
     bits = np.concatenate([np.ravel(variable.numpy()).view(np.uint8) for variable in variables])
     return terms, bits
+
+
+def check_copies(replicas, variables):
+    """Checks that the replicas of this process have the same bits in every variable."""
+    for variable in variables:
+        first, *others = replicas.strategy.experimental_local_results(variable.value)
+        for other in others:
+            assert first.numpy().tobytes() == other.numpy().tobytes(), variable.path
 
 
 def train_all(replicas, batch_size, names):
@@ -88,7 +98,7 @@ def main(path, batch_size, num_replicas, *names):
     with contextlib.ExitStack() as stack:
         if "TF_CONFIG" in os.environ:
             parsed = cluster.parse_tf_config(os.environ["TF_CONFIG"])
-            link = stack.enter_context(cluster.joined(parsed, 120, exit_code_of=lambda error: 1))
+            link = stack.enter_context(cluster.joined(parsed, 120, exit_code_of=lambda error: 1, describe=str))
             replicas = distribution.connect(link)
         else:
             cpu = tf.config.list_physical_devices("CPU")[0]

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from workers import ROOT, free_ports, tf_config
+from workers import MARK, ROOT, free_ports, tf_config
 
 from vae import cluster
 
@@ -28,7 +28,7 @@ parsed = cluster.parse_tf_config(os.environ["TF_CONFIG"])
 def exit_code_of(error):
     return 7
 try:
-    with cluster.joined(parsed, float(sys.argv[1]), exit_code_of) as link:
+    with cluster.joined(parsed, float(sys.argv[1]), exit_code_of, str) as link:
         print("met", flush=True)
         {action}
 except Exception as error:
@@ -43,7 +43,7 @@ def start():
     processes = []
 
     def start_worker(ports, index, action="link.exchange(0)", timeout=20, host="127.0.0.1"):
-        environment = {
+        environment = MARK | {
             "TF_CONFIG": tf_config(ports, index, host=host),
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": str(ROOT),
@@ -101,6 +101,7 @@ def test_worker_0_is_the_chief_unless_there_is_a_job_of_that_name():
         ('{"cluster": {"ps": ["a:1"]}}', "got 'ps'"),
         ('{"cluster": {"worker": ["a:1", "b:2"], "evaluator": ["a:1"]}}', "got 'evaluator'"),
         ('{"cluster": {"worker": "a:1"}}', "list of 'host:port', got 'a:1'"),
+        ('{"cluster": {"worker": []}}', "list of 'host:port', got []"),
         ('{"cluster": {"worker": ["a"]}}', "list of 'host:port', got ['a']"),
         ('{"cluster": {"worker": ["a:65536"]}}', "list of 'host:port'"),
         (f'{{"cluster": {{"worker": ["a:{"1" * 5000}"]}}}}', "list of 'host:port'"),
@@ -149,13 +150,15 @@ def test_workers_say_whom_they_wait_for_and_give_up(start):
         assert code == 7 and output == ""
         assert f"waiting for {missing}\n" in errors
         assert f"{missing} did not answer within 1.5 s; to wait longer: --worker_timeout" in errors
+        assert errors.count(f"waiting for {missing}\n") >= 3
 
 
 def test_a_worker_without_a_chief_waits_for_it_and_gives_up(start):
     ports = free_ports(2)
     code, _, errors = ending(start(ports, 1, timeout=1))
     assert code == 7
-    assert f"waiting for worker 0 (127.0.0.1:{ports[0]})\n" in errors and "did not answer within 1 s" in errors
+    chief = f"worker 0 (127.0.0.1:{ports[0]}): Connection refused"
+    assert f"waiting for {chief}\n" in errors and f"{chief} did not answer within 1 s" in errors
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -174,6 +177,17 @@ def test_a_port_that_is_taken_is_refused(start):
     assert (
         errors == f"TF_CONFIG: cannot listen on 127.0.0.1:{ports[0]}, this worker's address: Address already in use\n"
     )
+
+
+def test_the_chief_learns_that_a_worker_cannot_listen(start):
+    with socket.create_server(("", 0)) as other:
+        ports = [*free_ports(1), other.getsockname()[1]]
+        chief = start(ports, 0)
+        worker = start(ports, 1)
+        reason = f"cannot listen on 127.0.0.1:{ports[1]}, this worker's address: Address already in use\n"
+        for process in (chief, worker):
+            code, _, errors = ending(process)
+            assert code == 7 and errors.endswith(reason)
 
 
 def test_workers_of_different_clusters_are_refused(start):
@@ -200,6 +214,46 @@ def test_two_processes_with_the_same_index_are_refused(start):
             answer = json.loads(second.makefile().readline())
     assert answer["exit_code"] == 2
     assert f"another process takes part as worker 1 (127.0.0.1:{ports[1]})" in answer["end"]
+
+
+def test_all_workers_print_whose_value_is_missing(start):
+    ports = free_ports(3)
+    actions = ("link.exchange(0)", "link.exchange(0)", "time.sleep(3); link.exchange(0)")
+    processes = [start(ports, index, action) for index, action in enumerate(actions)]
+    for process in processes[:2]:
+        code, _, errors = ending(process)
+        assert code == 0 and errors.count(f"waiting for worker 2 (127.0.0.1:{ports[2]})\n") >= 3
+
+
+def test_another_program_at_the_chiefs_address_is_not_taken_for_it(start):
+    """Such as TensorFlow in an earlier run that has not ended yet. The worker waits until the chief has the port."""
+    ports = free_ports(2)
+    with socket.create_server(("127.0.0.1", ports[0])) as other:
+        worker = start(ports, 1, timeout=20)
+        stranger, _ = other.accept()
+        with stranger:
+            stranger.sendall(b"SSH-2.0-stranger\r\n")
+            expected = f"waiting for worker 0 (127.0.0.1:{ports[0]}): another program has its port\n"
+            assert worker.stderr.readline() == expected
+    chief = start(ports, 0)
+    assert ending(chief)[0] == ending(worker)[0] == 0
+
+
+@pytest.mark.parametrize("message", [{"end": "the end"}, {"end": "the end", "exit_code": 0}])
+def test_the_end_of_another_worker_is_never_a_success(message):
+    assert cluster.exit_code_in(message) == 1
+
+
+def test_a_block_is_completed_before_the_loss_of_a_worker_ends_the_process(start):
+    ports = free_ports(2)
+    chief = start(
+        ports, 0, "with link.undisturbed(): time.sleep(4); print('saved', flush=True)\n        time.sleep(60)"
+    )
+    worker = start(ports, 1, "time.sleep(60)")
+    assert worker.stdout.readline() == "met\n"
+    worker.kill()
+    code, output, errors = ending(chief)
+    assert code == 1 and output == "met\nsaved\n" and "was lost" in errors
 
 
 def test_a_worker_that_waits_for_one_that_has_ended_ends(start):
@@ -264,6 +318,6 @@ def test_a_worker_that_is_killed_or_stopped_is_named_by_the_others(lost, number,
         if index != lost:
             code, _, errors = ending(process)
             assert code == 1
-            assert f"worker {lost} (127.0.0.1:{ports[lost]}) was lost; the last save is kept" in errors
+            assert f"worker {lost} (127.0.0.1:{ports[lost]}) was lost; what was saved is kept" in errors
             assert "--restore True" in errors
     assert time.monotonic() - started < 15

@@ -99,6 +99,7 @@ def test_two_workers_make_the_run_that_one_process_makes(tmp_path, capfd):
     assert (chief_code, code) == (0, 0), chief_output + output
     assert "trains faster on one machine" in chief_output and "epoch 3: test ELBO" in chief_output
     assert "worker 1: trained up to epoch 3; saved by the chief" in output
+    assert "epoch 3/3" in chief_output and "epoch 3/3" not in output
     assert not (tmp_path / "none").exists() and not (tmp_path / "pictures" / "none").exists()
 
     (one,) = runs.trained(tmp_path / "one")
@@ -111,6 +112,52 @@ def test_two_workers_make_the_run_that_one_process_makes(tmp_path, capfd):
     assert train.main([*arguments, "4", *paths("two")]) == 0
     assert runs.restore(two).epoch == 4
     capfd.readouterr()
+
+
+# train.py on a machine whose two GPUs are logical CPU devices.
+TRAIN_ON_GPUS = """
+import sys, cli, train
+with cli.tensorflow_environment():
+    import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.list_physical_devices = lambda device_type: {"GPU": [cpu, cpu]}[device_type]
+list_logical_devices = tf.config.list_logical_devices
+tf.config.list_logical_devices = lambda device_type: {"GPU": list_logical_devices("CPU")}[device_type]
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_train_py_shares_each_batch_among_the_gpus_of_one_machine(tmp_path, capfd):
+    """One GPU, two, and one again make the run that one makes."""
+
+    def arguments(name):
+        return [
+            *DIGITS,
+            "--restore",
+            "True",
+            "--checkpoints_dir",
+            str(tmp_path / name),
+            "--pictures_dir",
+            str(tmp_path),
+        ]
+
+    def train_on_gpus(*argv):
+        return subprocess.run([sys.executable, "-c", TRAIN_ON_GPUS, *argv], cwd=ROOT).returncode
+
+    assert train.main([*arguments("one"), "--num_epochs", "3"]) == 0
+    assert train.main([*arguments("two"), "--num_epochs", "1"]) == 0
+    assert train_on_gpus(*arguments("two"), "--num_epochs", "2") == 0
+    assert train.main([*arguments("two"), "--num_epochs", "3"]) == 0
+    (one,) = runs.trained(tmp_path / "one")
+    (two,) = runs.trained(tmp_path / "two")
+    expected = [row._replace(seconds=0.0) for row in runs.read_history(one)]
+    rows = [row._replace(seconds=0.0) for row in runs.read_history(two)]
+    np.testing.assert_allclose(rows, expected, rtol=1e-3)
+
+    capfd.readouterr()
+    assert train_on_gpus(*arguments("none"), "--batch_size", "99") == 2
+    assert "a multiple of 2, the number of replicas, got 99; nearest: 98 or 100" in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken_ends_train_py_with_exit_code_2(monkeypatch, tmp_path, capsys):
@@ -143,11 +190,11 @@ def test_an_internal_error_stays_what_it_is_if_no_worker_was_lost(error, expecte
     class PatientLink:
         has_waited = False
 
-        def wait_for_loss(self):
+        def wait_for_lost_worker(self):
             self.has_waited = True
 
     link = PatientLink()
-    with pytest.raises(expected, match="the reason"), distribution.loss_reported(link):
+    with pytest.raises(expected, match="the reason"), distribution.lost_worker_reported(link):
         raise error(None, None, "the reason")
     assert link.has_waited
 

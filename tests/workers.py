@@ -11,6 +11,9 @@ from benchmarks.workers import free_ports
 
 ROOT = Path(__file__).parents[1]
 
+# A variable in the environment of every worker that this process starts, and of what that worker starts.
+MARK = {"VAE_TESTS_PROCESS": str(os.getpid())}
+
 
 def tf_config(ports, index, with_chief=False, host="127.0.0.1"):
     """Returns TF_CONFIG for a worker of a cluster on these ports of this machine."""
@@ -30,7 +33,7 @@ def started_workers(commands, with_chief=False, environment=()):
     processes = []
     try:
         for index, command in enumerate(commands):
-            variables = os.environ | dict(environment) | {"TF_CONFIG": tf_config(ports, index, with_chief)}
+            variables = os.environ | dict(environment) | MARK | {"TF_CONFIG": tf_config(ports, index, with_chief)}
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
@@ -41,18 +44,26 @@ def started_workers(commands, with_chief=False, environment=()):
             )
             processes.append(process)
         yield processes
+        wait_for_all(processes)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
 
 
+def wait_for_all(processes, timeout=60):
+    """Checks that all processes end by themselves."""
+    for process in processes:
+        # Its output is read as well, since a process can only end once it has written all of it.
+        process.communicate(timeout=timeout)
+
+
 def running_workers():
-    """Returns the ids of this process's children that have TF_CONFIG in their environment (on Linux)."""
-    children = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        children += path.read_text().split()
-    return [child for child in children if b"TF_CONFIG=" in environment_of(child)]
+    """Returns the ids of the processes with the MARK, whoever started them (on Linux)."""
+    ((name, value),) = MARK.items()
+    marked = f"{name}={value}".encode()
+    process_ids = [path.name for path in Path("/proc").glob("[0-9]*")]
+    return [process_id for process_id in process_ids if marked in environment_of(process_id).split(b"\0")]
 
 
 def environment_of(process_id):

@@ -2,8 +2,9 @@
 
 Every process of a cluster is called a worker here; the first one is the chief. Each worker has a plain socket to the
 chief, from before TensorFlow connects them until the run ends. It carries small messages only: who is there, that
-a process is alive, values that all must know, and how a process ends. The gradients go through TensorFlow, which cannot
-be interrupted while it waits for a worker, and does not say which worker is missing. Plain sockets can.
+a process is alive, values that all must know, and how a process ends. The gradients go through TensorFlow. Its waiting
+cannot be interrupted, and its errors do not name the missing worker. Waiting on a plain socket can be interrupted, and
+each socket belongs to one worker.
 """
 
 import contextlib
@@ -25,12 +26,16 @@ LOST_SECONDS = 25.0
 # How often a worker says whom it waits for, and how often it tries to reach a chief that does not answer yet.
 REPORT_SECONDS = 10.0
 RETRY_SECONDS = 0.2
+# A worker that cannot take part tries for this long to tell the chief why.
+FAREWELL_SECONDS = 5.0
 # When another worker ends with an error, this one may be about to report the same error in its own words.
 GRACE_SECONDS = 1.0
+# How many connections may wait at once until a worker accepts them.
+BACKLOG = 128
 
 JOBS = ("chief", "worker")
 
-# Stands in the place of a worker's next value if there will be none.
+# Takes the place of the next value of a worker that has ended.
 HAS_ENDED = object()
 
 
@@ -86,7 +91,7 @@ def check_job(job: str, addresses: Any) -> None:
     """Raises ClusterError unless a job is one of JOBS, and its addresses are a list of "host:port"."""
     if job not in JOBS:
         raise ClusterError(f"TF_CONFIG: a cluster takes the jobs {' and '.join(JOBS)}, got {reprlib.repr(job)}")
-    if not isinstance(addresses, list) or not all(is_address(address) for address in addresses):
+    if not isinstance(addresses, list) or not addresses or not all(is_address(address) for address in addresses):
         raise ClusterError(f"TF_CONFIG: the job {job!r} takes a list of 'host:port', got {reprlib.repr(addresses)}")
     if job == "chief" and len(addresses) > 1:
         raise ClusterError(f"TF_CONFIG: a cluster takes one chief, got {len(addresses)}")
@@ -184,8 +189,8 @@ class Link:
     """This process's connections to the other workers: the chief has one to each of them, the others one to the chief.
 
     A thread for each connection receives its messages. If another worker is lost or ends with an error, the thread
-    reports it and ends this process at once, since the main thread may be waiting inside TensorFlow for ever. Whatever
-    is being saved then is left behind as by a kill: the previous checkpoint stays in use.
+    reports it and ends this process at once, since the main thread may be waiting inside TensorFlow for ever. Only a
+    block of `undisturbed` is completed first.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -194,6 +199,7 @@ class Link:
         self._connections: dict[int, Connection] = {}
         self._values: dict[int, queue.SimpleQueue] = {i: queue.SimpleQueue() for i in range(len(cluster.tasks))}
         self._is_ending = threading.Event()
+        self._disturbance = threading.Lock()
         self._listener: socket.socket | None = None
 
     @property
@@ -207,18 +213,24 @@ class Link:
         return self.index == 0
 
     def meet(self, timeout: float) -> None:
-        """Waits until all workers have started and reach each other, and says every 10 s for whom it waits.
+        """Waits until all workers have started and reach each other, and prints every 10 s which ones are missing.
 
         The port stays taken until release_ports. Raises ClusterError if another process has it, and TimeoutError if
         another worker does not answer within `timeout` seconds.
         """
         threading.Thread(target=self._beat, daemon=True).start()
-        self._listener = self._listen()
+        try:
+            self._listener = self._listen()
+        except ClusterError:
+            if not self.is_chief:
+                with contextlib.suppress(TimeoutError):
+                    self._connect_to_chief(FAREWELL_SECONDS)
+            raise
         if self.is_chief:
             self._accept_all(self._listener, timeout)
         else:
             self._connect_to_chief(timeout)
-        # TensorFlow connects each worker to all others, so a firewall between two of them has to be found here.
+        # TensorFlow connects each worker to all others, so a firewall between two of them is found here.
         # The chief's answer also tells the others that all have started.
         self.exchange(None)
         for index, task in enumerate(self.tasks):
@@ -234,7 +246,8 @@ class Link:
     def exchange(self, value: Any) -> list[Any]:
         """Returns the values that all workers give, the chief's first. Every worker must call it; JSON values only.
 
-        Raises ConnectionError if another worker has ended instead.
+        While a value is missing, all workers print every 10 s whose it is. Raises ConnectionError if another worker has
+        ended instead.
         """
         if not self.is_chief:
             self._connections[0].send(value=value)
@@ -259,9 +272,19 @@ class Link:
             connection.close()
         self._close_listener()
 
-    def wait_for_loss(self) -> None:
-        """Waits until a thread has found out which worker was lost, and has ended this process; at most 2 limits."""
+    def wait_for_lost_worker(self) -> None:
+        """Waits until a thread has found out which worker was lost, and has ended this process.
+
+        Returns after twice LOST_SECONDS if no worker was lost.
+        """
+        report("TensorFlow has lost a connection; finding out which worker was lost")
         time.sleep(2 * LOST_SECONDS)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Lets the block complete, a save for example, before the end of another worker ends this process."""
+        with self._disturbance:
+            yield
 
     def _close_listener(self) -> None:
         """Frees this worker's port, if it still has it."""
@@ -270,24 +293,39 @@ class Link:
             self._listener = None
 
     def _next_value(self, index: int) -> Any:
-        """Waits for the next value of another worker. Raises ConnectionError if that one has ended."""
-        value = self._values[index].get()
+        """Waits for the next value of another worker. Raises ConnectionError if that one has ended.
+
+        Only the chief reports whom it waits for, to all workers: the others wait for the chief, which may itself wait.
+        """
+        while True:
+            try:
+                value = self._values[index].get(timeout=REPORT_SECONDS)
+            except queue.Empty:
+                if self.is_chief:
+                    self._report_missing([str(self.tasks[index])])
+            else:
+                break
         if value is HAS_ENDED:
             raise ConnectionError(f"{self.tasks[index]} has ended")
         return value
+
+    def _report_missing(self, missing: Sequence[str]) -> None:
+        """Lets all connected workers print which ones the chief waits for."""
+        report(f"waiting for {', '.join(missing)}")
+        for connection in list(self._connections.values()):
+            connection.send(waiting_for=missing)
 
     def _listen(self) -> socket.socket:
         """Returns a socket that listens on this worker's port, on all interfaces, as TensorFlow will."""
         address = self.task.address
         port = int(address.rpartition(":")[2])
-        backlog = len(self.tasks)
         try:
             if socket.has_dualstack_ipv6():
-                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
-            return socket.create_server(("", port), backlog=backlog)
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+            return socket.create_server(("", port), backlog=BACKLOG)
         except OSError as error:
             raise ClusterError(
-                f"TF_CONFIG: cannot listen on {address}, this worker's address: {os.strerror(error.errno or 0)}"
+                f"TF_CONFIG: cannot listen on {address}, this worker's address: {reason_of(error)}"
             ) from None
 
     def _accept_all(self, listener: socket.socket, timeout: float) -> None:
@@ -296,7 +334,8 @@ class Link:
         last_report = started
         listener.settimeout(RETRY_SECONDS)
         while len(self._connections) < len(self.tasks) - 1:
-            with contextlib.suppress(TimeoutError):
+            # No one has connected in this time, or has gone again.
+            with contextlib.suppress(OSError):
                 plain_socket, _ = listener.accept()
                 threading.Thread(target=self._greet, args=(Connection(plain_socket),), daemon=True).start()
             missing = [str(task) for i, task in enumerate(self.tasks) if i > 0 and i not in self._connections]
@@ -304,9 +343,7 @@ class Link:
             if missing and now - started > timeout:
                 raise TimeoutError(describe_timeout(missing, timeout))
             if missing and now - last_report > REPORT_SECONDS:
-                report(f"waiting for {', '.join(missing)}")
-                for connection in list(self._connections.values()):
-                    connection.send(waiting_for=missing)
+                self._report_missing(missing)
                 last_report = now
 
     def _greet(self, connection: Connection) -> None:
@@ -322,15 +359,34 @@ class Link:
             connection.close()
             return
         addresses = [task.address for task in self.tasks]
+        connection.send(welcome=True)
         self._connections[index] = connection
         if hello.get("addresses") != addresses:
             self._end_because(f"{self.tasks[index]} has another cluster in its TF_CONFIG", exit_code=2)
         self._receive(index)
 
     def _connect_to_chief(self, timeout: float) -> None:
-        """Connects to the chief as soon as it answers."""
-        self._connections[0] = Connection(wait_for_answer(self.tasks[0], timeout))
-        self._connections[0].send(index=self.index, addresses=[task.address for task in self.tasks])
+        """Connects to the chief as soon as it answers.
+
+        Another program may have the chief's port, TensorFlow in an earlier run for example. So only a chief that
+        welcomes this worker, or says why it does not, counts as one.
+        """
+        started = time.monotonic()
+        chief = self.tasks[0]
+        while True:
+            connection = Connection(wait_for_answer(chief, timeout))
+            connection.send(index=self.index, addresses=[task.address for task in self.tasks])
+            answer = connection.receive() or {}
+            if "welcome" in answer:
+                break
+            connection.close()
+            if "end" in answer:
+                self._end_because(answer["end"], exit_code_in(answer))
+            if time.monotonic() - started > timeout:
+                raise TimeoutError(describe_timeout([str(chief)], timeout))
+            report(f"waiting for {chief}: another program has its port")
+            time.sleep(REPORT_SECONDS)
+        self._connections[0] = connection
         threading.Thread(target=self._receive, args=(0,), daemon=True).start()
 
     def _beat(self) -> None:
@@ -351,7 +407,7 @@ class Link:
                 return
             if "end" in message:
                 time.sleep(GRACE_SECONDS)
-                self._end_because(message["end"], message["exit_code"])
+                self._end_because(message["end"], exit_code_in(message))
                 return
             if "waiting_for" in message:
                 report(f"waiting for {', '.join(message['waiting_for'])}")
@@ -365,7 +421,8 @@ class Link:
         self._is_ending.set()
         for connection in list(self._connections.values()):
             connection.send(end=reason, exit_code=exit_code)
-        end_process(reason, exit_code)
+        with self._disturbance:
+            end_process(reason, exit_code)
 
 
 def wait_for_answer(task: Task, timeout: float) -> socket.socket:
@@ -373,18 +430,21 @@ def wait_for_answer(task: Task, timeout: float) -> socket.socket:
     host, _, port = task.address.rpartition(":")
     started = time.monotonic()
     last_report = started
+    reason = "no answer"
     while True:
-        with contextlib.suppress(OSError):
+        try:
             answer = socket.create_connection((host.strip("[]"), int(port)), timeout=REPORT_SECONDS)
             # On one machine, a socket that tries for long enough may connect to itself.
             if answer.getsockname() != answer.getpeername():
                 return answer
             answer.close()
+        except OSError as error:
+            reason = reason_of(error)
         now = time.monotonic()
         if now - started > timeout:
-            raise TimeoutError(describe_timeout([str(task)], timeout))
+            raise TimeoutError(describe_timeout([f"{task}: {reason}"], timeout))
         if now - last_report > REPORT_SECONDS:
-            report(f"waiting for {task}")
+            report(f"waiting for {task}: {reason}")
             last_report = now
         time.sleep(RETRY_SECONDS)
 
@@ -394,9 +454,28 @@ def describe_timeout(missing: Sequence[str], timeout: float) -> str:
     return f"{', '.join(missing)} did not answer within {timeout:g} s; to wait longer: --worker_timeout"
 
 
+def reason_of(error: OSError) -> str:
+    """Returns the reason for an error in a few words, "Connection refused" for example."""
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    if isinstance(error, socket.gaierror):
+        return error.strerror
+    return os.strerror(error.errno)
+
+
+def exit_code_in(message: dict[str, Any]) -> int:
+    """Returns the exit code in a message about the end of another worker. Its end never counts as a success."""
+    exit_code = message.get("exit_code")
+    if not isinstance(exit_code, int) or exit_code == 0:
+        return 1
+    return exit_code
+
+
 def describe_loss(task: Task) -> str:
-    """Returns the error for a worker that has gone without a word."""
-    return f"{task} was lost; the last save is kept; to continue from it, start all workers again with --restore True"
+    """Returns the error for a worker that stopped without a message."""
+    return (
+        f"{task} was lost; what was saved is kept; to continue from there, start all workers again with --restore True"
+    )
 
 
 def report(message: str) -> None:
@@ -412,17 +491,22 @@ def end_process(message: str, exit_code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def joined(cluster: Cluster, timeout: float, exit_code_of: Callable[[BaseException], int]) -> Iterator[Link]:
+def joined(
+    cluster: Cluster,
+    timeout: float,
+    exit_code_of: Callable[[BaseException], int],
+    describe: Callable[[BaseException], str],
+) -> Iterator[Link]:
     """Yields the Link of this process to the other workers, once all of them have started: see Link.meet.
 
-    If the block fails, the others are told why, and end with the exit code that exit_code_of(error) returns.
+    If the block fails, the others print describe(error), and end with the exit code exit_code_of(error).
     """
     link = Link(cluster)
     try:
         link.meet(timeout)
         yield link
     except BaseException as error:
-        link.end(exit_code_of(error), str(error) or "stopped")
+        link.end(exit_code_of(error), describe(error))
         raise
     finally:
         link.close()

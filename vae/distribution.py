@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as eager_context
 
-from vae import training
+from vae import cluster, training
 from vae.cluster import ClusterError, Link
 from vae.model import VAE
 from vae.training import Block
 
 # What TensorFlow raises in the other workers if one is lost.
-LOSS_ERRORS = (
+LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -57,21 +58,32 @@ class Replicas:
         bits = [np.ravel(variable.numpy()).view(np.int32) for variable in variables]
         is_chief = int(self.is_chief)
         total = self._sum_now(tf.constant(np.concatenate(bits) * is_chief)).numpy()
-        first = 0
+        start = 0
         for variable, variable_bits in zip(variables, bits, strict=True):
-            last = first + len(variable_bits)
+            end = start + len(variable_bits)
             dtype = variable.numpy().dtype
-            variable.assign(total[first:last].view(dtype).reshape(tuple(variable.shape)))
-            first = last
+            variable.assign(total[start:end].view(dtype).reshape(tuple(variable.shape)))
+            start = end
 
     def agreed_signal(self, number: int) -> int:
         """Returns the number of a signal that any of the workers has received, the same on all of them, or 0.
 
-        number: that of the signal that this worker has received, or 0. Every worker must call it.
+        number: that of the signal that this worker has received, or 0. Every worker must call it. A worker that has
+        received none prints which one has.
         """
         if self.link is None:
             return number
-        return max(self.link.exchange(number))
+        numbers = self.link.exchange(number)
+        agreed = max(numbers)
+        if agreed and not number:
+            cluster.report(f"stopping, because {self.link.tasks[numbers.index(agreed)]} was asked to stop")
+        return agreed
+
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a block that is completed, a save for example, before the end of another worker ends this process."""
+        if self.link is None:
+            return contextlib.nullcontext()
+        return self.link.undisturbed()
 
     def compile_block(self, state: tf.train.Checkpoint, batch_size: int) -> Callable[[Block], np.ndarray]:
         """Returns a function that takes the optimizer steps of a Block. See training.compile_block.
@@ -83,7 +95,7 @@ class Replicas:
         share = batch_size // self.count
         compute_gradients = compile_gradients(state.model, batch_size)
 
-        def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        def take_step_on_replica(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             first = replica * share
             x_share = tf.ensure_shape(x[first : first + share], (share, x.shape[-1]))
@@ -93,25 +105,12 @@ class Replicas:
             optimizer.apply(gradients, variables)
             return terms
 
-        @tf.function(autograph=False, reduce_retracing=True)
-        def take_steps(x: tf.Tensor, noise: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
-            batches = tf.reshape(x, (-1, batch_size, x.shape[-1]))
-            noises = tf.reshape(noise, (-1, batch_size, noise.shape[-1]))
+        def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+            terms = self.strategy.run(take_step_on_replica, (x, noise))
+            return tf.add_n(self.strategy.experimental_local_results(terms))
 
-            def body(step: tf.Tensor, terms: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-                results = self.strategy.run(take_step, (batches[step], noises[step]))
-                local_terms = tf.add_n(self.strategy.experimental_local_results(results))
-                return step + 1, terms.write(step, local_terms)
-
-            terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
-            _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
-            return self._sum_in_graph(terms.stack())
-
-        def train_block(block: Block) -> np.ndarray:
-            terms = take_steps(block.x, block.noise, tf.constant(block.num_steps))
-            return terms.numpy()[: block.num_steps]
-
-        return train_block
+        # XLA has no collective operations on CPUs, so it compiles the gradients only.
+        return training.compile_loop(take_step, batch_size, jit_compile=False, complete=self._sum_in_graph)
 
     def _sum_now(self, value: tf.Tensor) -> tf.Tensor:
         """Returns the sum of the workers' values, the same on all of them."""
@@ -137,11 +136,10 @@ def compile_gradients(
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[list[tf.Tensor], tf.Tensor]]:
     """Returns a compiled function of a replica's share of a batch: x [share, d] and noise [share, L].
 
-    It returns the share's terms in the gradients of the loss, and in the batch's mean log-likelihood and mean KL [2].
+    It returns what the share adds to the gradients of the loss, and to the batch's mean log-likelihood and mean KL [2].
     """
     variables = model.trainable_variables
 
-    # XLA has no collective operations on CPUs, so it compiles this part of a step only.
     @tf.function(jit_compile=model.jit_compile, autograph=False)
     def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -159,32 +157,41 @@ def connect(link: Link) -> Replicas:
 
     Raises ClusterError if TensorFlow's server cannot be started.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     link.release_ports()
+    # TensorFlow's coordination service waits for the other workers while it holds Python's lock. If one of them were
+    # lost then, nothing could end this process. Without the service, the workers meet in an ordinary sum, which can be
+    # left. TensorFlow has no public function for this.
+    eager_context.context().configure_coordination_service(service_type="")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:
         raise ClusterError(f"TF_CONFIG: TensorFlow cannot listen on {link.task.address}: {error.message}") from None
-    # TensorFlow has installed its own handler for SIGTERM.
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    finally:
+        # TensorFlow may have installed its own handler for SIGTERM.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Replicas(strategy, link)
 
 
 @contextlib.contextmanager
-def loss_reported(link: Link) -> Iterator[None]:
+def lost_worker_reported(link: Link) -> Iterator[None]:
     """Turns an error of TensorFlow's connections into a report of which worker was lost.
 
     TensorFlow often notices a loss before the link does, but does not name the worker.
     """
     try:
         yield
-    except LOSS_ERRORS as error:
-        link.wait_for_loss()
+    except LOST_WORKER_ERRORS as error:
+        link.wait_for_lost_worker()
         if isinstance(error, tf.errors.InternalError):
             # It was no lost connection after all.
             raise
-        raise ConnectionError(f"TensorFlow lost its connection to another worker: {error.message}") from None
+        reason = error.message.partition("\n")[0]
+        raise ConnectionError(
+            f"TensorFlow has lost a connection, but all workers answer ({reason}); what was saved is kept; to "
+            "continue from there, start all workers again with --restore True"
+        ) from None
 
 
 def on_gpus() -> Replicas:

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM while a model trains: train.py finishes the epoch, saves and stops.
 
-Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line.
+Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line. For one of several workers, SIGTERM
+does so, too.
 """
 
 import contextlib
@@ -31,3 +32,17 @@ def deferred() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Makes SIGTERM raise KeyboardInterrupt inside the block, so that the other workers are told before the end."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

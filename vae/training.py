@@ -278,8 +278,23 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
         optimizer.apply(tape.gradient(loss, variables), variables)
         return tf.stack([log_likelihood, kl])
 
+    return compile_loop(take_step, batch_size, jit_compile=model.jit_compile)
+
+
+def compile_loop(
+    take_step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    batch_size: int,
+    jit_compile: bool,
+    complete: Callable[[tf.Tensor], tf.Tensor] = lambda terms: terms,
+) -> Callable[[Block], np.ndarray]:
+    """Returns a compiled function that calls take_step(x, noise) for each batch of a Block.
+
+    take_step returns the terms of a step, float32 [2], and the compiled function those of all steps, as `complete`
+    returns them at the end: float32 [num_steps, 2].
+    """
+
     # Nothing runs in Python between the steps: the loop over them is part of the compiled function.
-    @tf.function(jit_compile=model.jit_compile, autograph=False, reduce_retracing=True)
+    @tf.function(jit_compile=jit_compile, autograph=False, reduce_retracing=True)
     def take_steps(x: tf.Tensor, noise: tf.Tensor, num_steps: tf.Tensor) -> tf.Tensor:
         batches = tf.reshape(x, (-1, batch_size, x.shape[-1]))
         noises = tf.reshape(noise, (-1, batch_size, noise.shape[-1]))
@@ -289,7 +304,7 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
 
         terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
         _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
-        return terms.stack()
+        return complete(terms.stack())
 
     def train_block(block: Block) -> np.ndarray:
         # num_steps goes in as a tensor: a Python number would be compiled into the function.

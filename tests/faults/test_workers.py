@@ -1,15 +1,20 @@
 """Faults of one of several workers: all of them end, each with a line and an exit code, and the run holds."""
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import saved
-from workers import ROOT, endings, started_workers
+from workers import MARK, ROOT, endings, free_ports, started_workers
 
+import cli
 from benchmarks import workers as benchmark
 from vae import runs
 
@@ -24,6 +29,16 @@ with cli.tensorflow_environment():
 runs.SAVE_EPOCHS = 1
 {fault}
 sys.exit(train.main(sys.argv[1:]))
+"""
+# What happens to a worker between its freeing the port and TensorFlow's taking it.
+WHILE_CONNECTING = """
+import os, signal, socket, time
+from vae import cluster
+release_ports = cluster.Link.release_ports
+def release_and_fail(link):
+    release_ports(link)
+    {action}
+cluster.Link.release_ports = release_and_fail
 """
 FULL_DISK = """
 write = checkpoints.write
@@ -156,8 +171,9 @@ def test_a_signal_on_one_worker_stops_all_at_the_same_epoch_saved(number, index,
         results = endings(processes)
     assert [code for code, _ in results] == [128 + number] * 2, results
     assert "stopping at the end of this epoch" in results[index][1]
+    assert f"stopping, because worker {index} (127.0.0.1:" in results[1 - index][1]
     epoch = runs.saved_epoch(only_run(tmp_path))
-    assert "to continue: python train.py" in results[0][1] and f"up to epoch {epoch};" in results[1][1]
+    assert "to continue: python train.py" in results[0][1] and f"stopped early after epoch {epoch};" in results[1][1]
     assert runs.read_history(only_run(tmp_path))[-1].epoch == epoch
 
 
@@ -186,6 +202,7 @@ def test_a_lost_worker_is_named_within_a_minute(number, lost, command, tmp_path)
         processes[lost].send_signal(number)
         started = time.monotonic()
         ((code, output),) = endings([processes[1 - lost]])
+        processes[lost].kill()
     assert time.monotonic() - started < 60
     assert code == 1 and f"worker {lost} (127.0.0.1:" in output and "was lost" in output
     assert "start all workers again with --restore True" in output and "Traceback" not in output
@@ -195,6 +212,7 @@ def test_a_lost_worker_is_named_within_a_minute(number, lost, command, tmp_path)
 def test_one_process_two_workers_and_one_process_carry_a_run_on(command, tmp_path):
     """The chief is killed, then the other worker, and no saved epoch is lost."""
     epoch = 0
+    rows = []
     for num_workers, lost in ((1, 0), (2, 0), (2, 1), (1, 0)):
         with started_workers([command(*DIGITS, *MANY_EPOCHS)] * num_workers) as processes:
             wait_for_epoch(tmp_path, epoch + 2, processes)
@@ -204,13 +222,80 @@ def test_one_process_two_workers_and_one_process_carry_a_run_on(command, tmp_pat
         assert new_epoch >= epoch + 2
         epoch = new_epoch
         check_history(only_run(tmp_path))
+        # The rows of the stage before, their seconds too: no saved epoch was trained again.
+        new_rows = runs.read_history(only_run(tmp_path))[:epoch]
+        assert new_rows[: len(rows)] == rows
+        rows = new_rows
     argv = ("--num_epochs", str(epoch + 1), "--restore", "True")
     assert [code for code, _ in run_all([command(*DIGITS, *argv)] * 2)] == [0, 0]
     _, history = saved(only_run(tmp_path))
     assert len(history) == epoch + 1
 
 
+def test_make_workers_trains_on_two_workers(tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    command = ["make", "-o", ".venv/installed", "workers", f"BIN={Path(sys.executable).parent}"]
+    command.append("WORKERS=" + json.dumps({"worker": addresses}))
+    folders = {flag.variable: str(tmp_path / flag.folder) for flag in cli.PATH_FLAGS.values()}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | MARK | folders, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 3: test ELBO" in done.stdout and "worker 1: trained up to epoch 3" in done.stdout
+
+
 # ---- Waiting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_is_killed_while_tensorflow_connects_is_named(lost, command):
+    fault = WHILE_CONNECTING.format(action="os.kill(os.getpid(), signal.SIGKILL)")
+    commands = [command(*DIGITS)] * 2
+    commands[lost] = command(*DIGITS, fault=fault)
+    code, output = run_all(commands)[1 - lost]
+    assert code == 1 and f"worker {lost} (127.0.0.1:" in output and "was lost" in output
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_port_that_is_taken_before_tensorflow_has_it_ends_all(failing, command):
+    action = "link.thief = socket.create_server(('', int(link.task.address.rpartition(':')[2])))"
+    commands = [command(*DIGITS)] * 2
+    commands[failing] = command(*DIGITS, fault=WHILE_CONNECTING.format(action=action))
+    for code, output in run_all(commands):
+        assert code == 2 and "TensorFlow cannot listen on 127.0.0.1:" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_worker_that_is_late_to_connect_is_waited_for(late, command):
+    commands = [command(*DIGITS, "--num_epochs", "1")] * 2
+    fault = WHILE_CONNECTING.format(action="time.sleep(30)")
+    commands[late] = command(*DIGITS, "--num_epochs", "1", fault=fault)
+    assert [code for code, _ in run_all(commands)] == [0, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_tensorflow_connects_stops_all(number, command):
+    fault = WHILE_CONNECTING.format(action="print('connecting', flush=True); time.sleep(20)")
+    with started_workers([command(*DIGITS), command(*DIGITS, fault=fault)]) as processes:
+        assert processes[1].stdout.readline() == "connecting\n"
+        # The other worker is inside TensorFlow by now.
+        time.sleep(3)
+        processes[1].send_signal(number)
+        results = endings(processes)
+    assert [code for code, _ in results] == [130, 130], results
+    assert "worker 1" in results[0][1] and "Traceback" not in results[0][1] + results[1][1]
+
+
+@pytest.mark.parametrize("paused", [0, 1])
+def test_training_goes_on_after_a_short_pause_of_a_worker(paused, command, tmp_path):
+    with started_workers([command(*DIGITS, *MANY_EPOCHS)] * 2) as processes:
+        wait_for_epoch(tmp_path, 2, processes)
+        processes[paused].send_signal(signal.SIGSTOP)
+        time.sleep(15)
+        processes[paused].send_signal(signal.SIGCONT)
+        epoch = runs.saved_epoch(only_run(tmp_path))
+        wait_for_epoch(tmp_path, epoch + 2, processes)
+        processes[paused].send_signal(signal.SIGINT)
+        results = endings(processes)
+    assert [code for code, _ in results] == [130, 130], results
 
 
 def test_a_worker_that_never_starts_is_named_and_given_up(command):
