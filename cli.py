@@ -515,7 +515,9 @@ def run_main(main: MainFunction, argv: Sequence[str] | None, is_program: bool = 
 def exit_code_of(error: BaseException) -> int:
     """Returns the exit code with which a script ends after an error or Ctrl-C."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        # Python's own handler of Ctrl-C gives no number.
+        (number,) = error.args or (signal.SIGINT,)
+        return 128 + number
     if isinstance(error, UsageError):
         return 2
     return 1

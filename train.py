@@ -117,13 +117,22 @@ def train_in_cluster(args: argparse.Namespace, cluster: Cluster) -> int:
     try:
         with (
             signals.sigterm_as_ctrl_c(),
-            joined(cluster, args.worker_timeout, cli.exit_code_of, cli.describe_ending) as link,
+            joined(cluster, args.worker_timeout, ending_of) as link,
         ):
             check_agreement(link, "flags", shlex.join(["train.py", *args.config.arguments()]))
             with distribution.lost_worker_reported(link):
                 return train_with(args, link)
     except ClusterError as error:
         raise cli.UsageError(str(error)) from None
+
+
+def ending_of(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the message with which the other workers end after an error of this one."""
+    from vae.cluster import ClusterError
+
+    if isinstance(error, ClusterError):
+        return 2, str(error)
+    return cli.exit_code_of(error), cli.describe_ending(error)
 
 
 def check_agreement(link: Link, name: str, value: str) -> None:
@@ -349,6 +358,7 @@ def train_and_save(
 
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
     last_drawn = -math.inf
+    undisturbed = contextlib.nullcontext if replicas is None else replicas.undisturbed
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(signals.deferred())
         bar = stack.enter_context(progress_bar(config, int(state.epoch), len(data.train_images)))
@@ -365,7 +375,7 @@ def train_and_save(
                 training.check_finite(row.epoch, row.test_elbo)
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
-                with contextlib.nullcontext() if replicas is None else replicas.undisturbed():
+                with undisturbed():
                     run.save(state, config, data_verified=data.verified, data_digest=data.digest)
                 if is_last or time.monotonic() - last_drawn >= DRAWING_SECONDS:
                     draw_learning_curves(run.history, picture, is_last)

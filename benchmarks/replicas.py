@@ -30,7 +30,7 @@ def main() -> None:
     if parsed is None:
         measurement = measure(config, None)
     else:
-        with cluster.joined(parsed, timeout=60, exit_code_of=lambda error: 1, describe=str) as link:
+        with cluster.joined(parsed, timeout=60, ending_of=lambda error: (1, str(error))) as link:
             measurement = measure(config, distribution.connect(link))
             link.exchange("measured")
     print(json.dumps(measurement), flush=True)

@@ -98,7 +98,7 @@ def main(path, batch_size, num_replicas, *names):
     with contextlib.ExitStack() as stack:
         if "TF_CONFIG" in os.environ:
             parsed = cluster.parse_tf_config(os.environ["TF_CONFIG"])
-            link = stack.enter_context(cluster.joined(parsed, 120, exit_code_of=lambda error: 1, describe=str))
+            link = stack.enter_context(cluster.joined(parsed, 120, ending_of=lambda error: (1, str(error))))
             replicas = distribution.connect(link)
         else:
             cpu = tf.config.list_physical_devices("CPU")[0]

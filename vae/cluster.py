@@ -4,7 +4,7 @@ Every process of a cluster is called a worker here; the first one is the chief. 
 chief, from before TensorFlow connects them until the run ends. It carries small messages only: who is there, that
 a process is alive, values that all must know, and how a process ends. The gradients go through TensorFlow. Its waiting
 cannot be interrupted, and its errors do not name the missing worker. Waiting on a plain socket can be interrupted, and
-each socket belongs to one worker.
+a socket that fails shows which worker is missing.
 """
 
 import contextlib
@@ -26,11 +26,13 @@ LOST_SECONDS = 25.0
 # How often a worker says whom it waits for, and how often it tries to reach a chief that does not answer yet.
 REPORT_SECONDS = 10.0
 RETRY_SECONDS = 0.2
-# A worker that cannot take part tries for this long to tell the chief why.
+# How long a worker that cannot take part tries to reach the chief, to tell it why.
 FAREWELL_SECONDS = 5.0
 # When another worker ends with an error, this one may be about to report the same error in its own words.
 GRACE_SECONDS = 1.0
-# How many connections may wait at once until a worker accepts them.
+# How long the end of this process is put off until a save is complete.
+SAVE_SECONDS = 60.0
+# How many connections of strangers may wait at a worker's port, besides those of the other workers.
 BACKLOG = 128
 
 JOBS = ("chief", "worker")
@@ -199,7 +201,7 @@ class Link:
         self._connections: dict[int, Connection] = {}
         self._values: dict[int, queue.SimpleQueue] = {i: queue.SimpleQueue() for i in range(len(cluster.tasks))}
         self._is_ending = threading.Event()
-        self._disturbance = threading.Lock()
+        self._save_lock = threading.Lock()
         self._listener: socket.socket | None = None
 
     @property
@@ -233,9 +235,10 @@ class Link:
         # TensorFlow connects each worker to all others, so a firewall between two of them is found here.
         # The chief's answer also tells the others that all have started.
         self.exchange(None)
+        deadline = time.monotonic() + timeout
         for index, task in enumerate(self.tasks):
             if index != self.index:
-                wait_for_answer(task, timeout).close()
+                wait_for_answer(task, timeout, deadline).close()
         self.exchange(None)
 
     def release_ports(self) -> None:
@@ -246,8 +249,8 @@ class Link:
     def exchange(self, value: Any) -> list[Any]:
         """Returns the values that all workers give, the chief's first. Every worker must call it; JSON values only.
 
-        While a value is missing, all workers print every 10 s whose it is. Raises ConnectionError if another worker has
-        ended instead.
+        While the chief waits for another worker's value, all workers print every 10 s which worker is missing. Raises
+        ConnectionError if another worker has ended instead.
         """
         if not self.is_chief:
             self._connections[0].send(value=value)
@@ -264,26 +267,33 @@ class Link:
         for connection in list(self._connections.values()):
             connection.send(end=f"{self.task}: {message}", exit_code=exit_code)
 
-    def close(self) -> None:
-        """Closes all connections, and lets the others know that this worker is not lost."""
+    def say_goodbye(self) -> None:
+        """Lets the other workers know that this one has done its work, and is not lost."""
         self._is_ending.set()
         for connection in list(self._connections.values()):
             connection.send(goodbye=True)
+
+    def close(self) -> None:
+        """Closes all connections. Without a goodbye or an end, the other workers take this one for lost."""
+        self._is_ending.set()
+        for connection in list(self._connections.values()):
             connection.close()
         self._close_listener()
 
     def wait_for_lost_worker(self) -> None:
         """Waits until a thread has found out which worker was lost, and has ended this process.
 
-        Returns after twice LOST_SECONDS if no worker was lost.
+        Returns after about twice LOST_SECONDS if no worker was lost.
         """
-        report("TensorFlow has lost a connection; finding out which worker was lost")
+        # A worker that ends with an error says so before TensorFlow notices, and then needs no report.
+        time.sleep(2 * GRACE_SECONDS)
+        report("TensorFlow reports an error; finding out whether a worker was lost")
         time.sleep(2 * LOST_SECONDS)
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Lets the block complete, a save for example, before the end of another worker ends this process."""
-        with self._disturbance:
+        with self._save_lock:
             yield
 
     def _close_listener(self) -> None:
@@ -295,7 +305,8 @@ class Link:
     def _next_value(self, index: int) -> Any:
         """Waits for the next value of another worker. Raises ConnectionError if that one has ended.
 
-        Only the chief reports whom it waits for, to all workers: the others wait for the chief, which may itself wait.
+        The chief tells all workers whom it waits for. The others print nothing of their own, since the chief may be
+        waiting for a third worker.
         """
         while True:
             try:
@@ -319,10 +330,11 @@ class Link:
         """Returns a socket that listens on this worker's port, on all interfaces, as TensorFlow will."""
         address = self.task.address
         port = int(address.rpartition(":")[2])
+        backlog = BACKLOG + len(self.tasks)
         try:
             if socket.has_dualstack_ipv6():
-                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
-            return socket.create_server(("", port), backlog=BACKLOG)
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+            return socket.create_server(("", port), backlog=backlog)
         except OSError as error:
             raise ClusterError(
                 f"TF_CONFIG: cannot listen on {address}, this worker's address: {reason_of(error)}"
@@ -334,10 +346,14 @@ class Link:
         last_report = started
         listener.settimeout(RETRY_SECONDS)
         while len(self._connections) < len(self.tasks) - 1:
-            # No one has connected in this time, or has gone again.
-            with contextlib.suppress(OSError):
+            try:
                 plain_socket, _ = listener.accept()
                 threading.Thread(target=self._greet, args=(Connection(plain_socket),), daemon=True).start()
+            except TimeoutError:
+                pass
+            except OSError:
+                # The connection was closed again, or this process has too many files open.
+                time.sleep(RETRY_SECONDS)
             missing = [str(task) for i, task in enumerate(self.tasks) if i > 0 and i not in self._connections]
             now = time.monotonic()
             if missing and now - started > timeout:
@@ -371,10 +387,10 @@ class Link:
         Another program may have the chief's port, TensorFlow in an earlier run for example. So only a chief that
         welcomes this worker, or says why it does not, counts as one.
         """
-        started = time.monotonic()
+        deadline = time.monotonic() + timeout
         chief = self.tasks[0]
         while True:
-            connection = Connection(wait_for_answer(chief, timeout))
+            connection = Connection(wait_for_answer(chief, timeout, deadline))
             connection.send(index=self.index, addresses=[task.address for task in self.tasks])
             answer = connection.receive() or {}
             if "welcome" in answer:
@@ -382,10 +398,12 @@ class Link:
             connection.close()
             if "end" in answer:
                 self._end_because(answer["end"], exit_code_in(answer))
-            if time.monotonic() - started > timeout:
-                raise TimeoutError(describe_timeout([str(chief)], timeout))
-            report(f"waiting for {chief}: another program has its port")
-            time.sleep(REPORT_SECONDS)
+            stranger = f"{chief}: what answers there is not the chief of this run"
+            seconds_left = deadline - time.monotonic()
+            if seconds_left < 0:
+                raise TimeoutError(describe_timeout([stranger], timeout))
+            report(f"waiting for {stranger}")
+            time.sleep(min(REPORT_SECONDS, seconds_left))
         self._connections[0] = connection
         threading.Thread(target=self._receive, args=(0,), daemon=True).start()
 
@@ -421,15 +439,19 @@ class Link:
         self._is_ending.set()
         for connection in list(self._connections.values()):
             connection.send(end=reason, exit_code=exit_code)
-        with self._disturbance:
-            end_process(reason, exit_code)
+        # A save on a disk that does not answer must not keep the process alive for ever.
+        self._save_lock.acquire(timeout=SAVE_SECONDS)
+        end_process(reason, exit_code)
 
 
-def wait_for_answer(task: Task, timeout: float) -> socket.socket:
-    """Returns a socket that is connected to another worker, once that one answers. Raises TimeoutError."""
+def wait_for_answer(task: Task, timeout: float, deadline: float) -> socket.socket:
+    """Returns a socket that is connected to another worker, once that one answers.
+
+    Raises TimeoutError if it has not answered when time.monotonic() reaches the deadline, which was `timeout` seconds
+    away when the waiting began.
+    """
     host, _, port = task.address.rpartition(":")
-    started = time.monotonic()
-    last_report = started
+    last_report = time.monotonic()
     reason = "no answer"
     while True:
         try:
@@ -441,7 +463,7 @@ def wait_for_answer(task: Task, timeout: float) -> socket.socket:
         except OSError as error:
             reason = reason_of(error)
         now = time.monotonic()
-        if now - started > timeout:
+        if now > deadline:
             raise TimeoutError(describe_timeout([f"{task}: {reason}"], timeout))
         if now - last_report > REPORT_SECONDS:
             report(f"waiting for {task}: {reason}")
@@ -466,9 +488,9 @@ def reason_of(error: OSError) -> str:
 def exit_code_in(message: dict[str, Any]) -> int:
     """Returns the exit code in a message about the end of another worker. Its end never counts as a success."""
     exit_code = message.get("exit_code")
-    if not isinstance(exit_code, int) or exit_code == 0:
-        return 1
-    return exit_code
+    if isinstance(exit_code, int) and 0 < exit_code < 256:
+        return exit_code
+    return 1
 
 
 def describe_loss(task: Task) -> str:
@@ -485,28 +507,27 @@ def report(message: str) -> None:
 
 def end_process(message: str, exit_code: int) -> NoReturn:
     """Prints an error and ends this process at once, from any thread. TensorFlow may be waiting in another one."""
-    report(f"{os.path.basename(sys.argv[0])}: error: {message}")
-    sys.stdout.flush()
-    os._exit(exit_code)
+    try:
+        report(f"{os.path.basename(sys.argv[0])}: error: {message}")
+        sys.stdout.flush()
+    finally:
+        os._exit(exit_code)
 
 
 @contextlib.contextmanager
-def joined(
-    cluster: Cluster,
-    timeout: float,
-    exit_code_of: Callable[[BaseException], int],
-    describe: Callable[[BaseException], str],
-) -> Iterator[Link]:
+def joined(cluster: Cluster, timeout: float, ending_of: Callable[[BaseException], tuple[int, str]]) -> Iterator[Link]:
     """Yields the Link of this process to the other workers, once all of them have started: see Link.meet.
 
-    If the block fails, the others print describe(error), and end with the exit code exit_code_of(error).
+    If the block fails, the others end with the exit code and the message that ending_of(error) returns.
     """
     link = Link(cluster)
     try:
         link.meet(timeout)
         yield link
     except BaseException as error:
-        link.end(exit_code_of(error), describe(error))
+        link.end(*ending_of(error))
         raise
+    else:
+        link.say_goodbye()
     finally:
         link.close()

@@ -159,8 +159,8 @@ def connect(link: Link) -> Replicas:
     """
     link.release_ports()
     # TensorFlow's coordination service waits for the other workers while it holds Python's lock. If one of them were
-    # lost then, nothing could end this process. Without the service, the workers meet in an ordinary sum, which can be
-    # left. TensorFlow has no public function for this.
+    # lost then, nothing could end this process. Without the service, TensorFlow waits in an all-reduce, which releases
+    # the lock, so that a thread of the link can end this process. TensorFlow has no public function for this.
     eager_context.context().configure_coordination_service(service_type="")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

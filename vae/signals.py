@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM while a model trains: train.py finishes the epoch, saves and stops.
 
-Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line. For one of several workers, SIGTERM
-does so, too.
+Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line. In a run on several workers,
+SIGTERM does the same. A KeyboardInterrupt that is raised here has the number of the signal as its argument.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def deferred() -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         received.append(number)
         message = "stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving"
         print(f"\n{message}", file=sys.stderr, flush=True)
@@ -39,7 +39,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     """Makes SIGTERM raise KeyboardInterrupt inside the block, so that the other workers are told before the end."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     previous = signal.signal(signal.SIGTERM, handle)
     try:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ runs.SAVE_EPOCHS = 1
 {fault}
 sys.exit(train.main(sys.argv[1:]))
 """
-# What happens to a worker between its freeing the port and TensorFlow's taking it.
+# Makes a worker fail after it has freed its port and before TensorFlow takes it.
 WHILE_CONNECTING = """
 import os, signal, socket, time
 from vae import cluster
@@ -82,6 +83,14 @@ def wait_for_epoch(tmp_path, epoch, processes):
 def check_history(run):
     epochs = [row.epoch for row in runs.read_history(run)]
     assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= runs.saved_epoch(run)
+
+
+def read_until(text, stream):
+    """Returns the lines of a stream up to one that contains the text."""
+    lines = [stream.readline()]
+    while lines[-1] and text not in lines[-1]:
+        lines.append(stream.readline())
+    return "".join(lines)
 
 
 def run_all(commands, **options):
@@ -183,9 +192,11 @@ def test_a_second_signal_stops_all_at_once(command, tmp_path):
     with started_workers([command(*argv)] * 2) as processes:
         wait_for_epoch(tmp_path, 1, processes)
         processes[1].send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        # Two signals that arrive together count as one.
+        errors = read_until("stopping at the end of this epoch", processes[1].stderr)
         processes[1].send_signal(signal.SIGINT)
         results = endings(processes)
+        results[1] = (results[1][0], errors + results[1][1])
     assert [code for code, _ in results] == [130, 130], results
     assert "stopping at the end of this epoch" in results[1][1] and "stopped\n" in results[1][1]
     assert ": stopped" in results[0][1]
@@ -237,9 +248,20 @@ def test_make_workers_trains_on_two_workers(tmp_path):
     command = ["make", "-o", ".venv/installed", "workers", f"BIN={Path(sys.executable).parent}"]
     command.append("WORKERS=" + json.dumps({"worker": addresses}))
     folders = {flag.variable: str(tmp_path / flag.folder) for flag in cli.PATH_FLAGS.values()}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | MARK | folders, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | MARK | folders, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch 3: test ELBO" in done.stdout and "worker 1: trained up to epoch 3" in done.stdout
+
+
+def test_a_port_of_one_worker_that_is_taken_ends_all_with_exit_code_2(command, monkeypatch):
+    with socket.create_server(("", 0)) as other:
+        ports = [*free_ports(1), other.getsockname()[1]]
+        monkeypatch.setattr("workers.free_ports", lambda count: ports)
+        results = run_all([command(*DIGITS)] * 2)
+    assert [code for code, _ in results] == [2, 2], results
+    assert all("cannot listen on" in output and "ClusterError" not in output for _, output in results)
 
 
 # ---- Waiting -------------------------------------------------------------------------------------------------------
@@ -280,7 +302,7 @@ def test_a_signal_while_tensorflow_connects_stops_all(number, command):
         time.sleep(3)
         processes[1].send_signal(number)
         results = endings(processes)
-    assert [code for code, _ in results] == [130, 130], results
+    assert [code for code, _ in results] == [128 + number] * 2, results
     assert "worker 1" in results[0][1] and "Traceback" not in results[0][1] + results[1][1]
 
 
