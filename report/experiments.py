@@ -1,5 +1,6 @@
 """The table of experiments: each model that the report's figures and tasks need, and the scripts that draw it."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from config import Config
@@ -41,6 +42,14 @@ def wide(dataset: str = "mnist", vae_type: str = "flat_binarized", latent_dim: i
     return Config(dataset, vae_type, latent_dim, num_epochs=200, hidden_size=500, seed=seed)
 
 
+def other_seeds(name: str, shows: str, config: Config) -> list[Experiment]:
+    """Returns the experiment of this name with the seeds 1 and 2. Nothing but their learning curves is drawn."""
+    return [
+        Experiment(f"{name}_seed{seed}", shows, dataclasses.replace(config, seed=seed), scripts=(), num_samples=5000)
+        for seed in (1, 2)
+    ]
+
+
 # A name is a field of results.template.md. A model with 2 latents comes before its twin with 20, because
 # plots_latent_space.py draws the two side by side.
 EXPERIMENTS = (
@@ -64,6 +73,8 @@ EXPERIMENTS = (
     Experiment("frey_normal", "figure 5", Config("frey_faces", NORMAL), MANY_LATENTS + PAGE, num_samples=5000),
     Experiment("frey_logit_h500", "figure 6", wide("frey_faces", LOGIT), MANY_LATENTS, num_samples=5000),
     Experiment("frey_logit", "figure 6 with 200 neurons", Config("frey_faces", LOGIT), MANY_LATENTS, num_samples=5000),
+    *other_seeds("frey_normal", "figure 5, another seed", Config("frey_faces", NORMAL)),
+    *other_seeds("frey_logit", "figure 6 with 200 neurons, another seed", Config("frey_faces", LOGIT)),
     Experiment("cifar10_normal_z2", "task 2c, normal, 2 latents", two_latents("cifar10", NORMAL), TWO_LATENTS),
     Experiment("cifar10_normal", "task 2c, normal", Config("cifar10", NORMAL), MANY_LATENTS),
     Experiment("cifar10_logit_z2", "task 2c, logit, 2 latents", two_latents("cifar10", LOGIT), TWO_LATENTS),

@@ -8,6 +8,8 @@ attribute in COLUMNS.
 import dataclasses
 import re
 import shlex
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from config import Config
@@ -37,6 +39,12 @@ COLUMNS = {
     "samples": "samples",
     "ESS": "effective_sample_size",
     "active": "active_units",
+}
+
+# The experiments on Frey Faces that differ in their seed only, by the name of their likelihood.
+FREY_FACES_SEEDS = {
+    "Normal": ("frey_normal", "frey_normal_seed1", "frey_normal_seed2"),
+    "logit-normal": ("frey_logit", "frey_logit_seed1", "frey_logit_seed2"),
 }
 
 # A picture in Markdown: ![caption](path).
@@ -92,6 +100,7 @@ def render() -> str:
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
         others=format_table(list(COLUMNS), other_rows),
+        frey_faces_seeds=make_seeds_table(),
         **texts,
     )
     return PICTURE.sub(replace_missing_picture, page)
@@ -150,6 +159,36 @@ def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float])
         active_units=str(metrics.num_active_units),
         share_of_active=format_share(running_shares, metrics.num_active_units),
     )
+
+
+def make_seeds_table() -> str:
+    """Returns a table with the NLL of q of each seed on Frey Faces, and their mean and standard deviation."""
+    configs = {experiment.name: experiment.config for experiment in EXPERIMENTS}
+    header = ["NLL of q, nats", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
+    rows = []
+    for likelihood, names in FREY_FACES_SEEDS.items():
+        measures = [read_nll_of_q(configs[name]) for name in names]
+        rows.append([likelihood, *(format_nats(measure) or NOT_RUN for measure in measures), *summarize(measures)])
+    return format_table(header, rows)
+
+
+def read_nll_of_q(config: Config) -> Measure | None:
+    """Returns the NLL of q that docs/ has for the run of a Config, or None if it has none."""
+    folder = results.RESULTS / config.run_name
+    if not folder.is_dir():
+        return None
+    metrics = results.read_metrics(folder)
+    return None if metrics is None else metrics.nll_of_q
+
+
+def summarize(measures: Sequence[Measure | None]) -> list[str]:
+    """Returns the mean of measures in nats, their standard deviation, and their mean in bits per dimension."""
+    done = [measure for measure in measures if measure is not None]
+    if len(done) < len(measures):
+        return [NOT_RUN] * 3
+    nats = [measure.nats for measure in done]
+    bits_per_dim = [measure.bits_per_dim for measure in done if measure.bits_per_dim is not None]
+    return [f"{statistics.mean(nats):.2f}", f"{statistics.stdev(nats):.2f}", f"{statistics.mean(bits_per_dim):.3f}"]
 
 
 def format_command(config: Config) -> str:
