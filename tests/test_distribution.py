@@ -71,7 +71,7 @@ def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, 
     check_against_one_replica(results[0], batch_size, names, one_replica)
 
 
-@pytest.mark.parametrize(("num_devices", "names"), [(2, ["flat", "flat_bfloat16", "conv3"]), (4, ["flat"])])
+@pytest.mark.parametrize(("num_devices", "names"), [(2, ["flat", "flat_bfloat16", "conv3"]), (4, ["flat", "conv3"])])
 def test_mirrored_devices_train_as_one_does(num_devices, names, one_replica, tmp_path):
     output = tmp_path / "devices.npz"
     command = [sys.executable, "tests/replica_runs.py", str(output), "100", str(num_devices), *names]
