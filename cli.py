@@ -552,7 +552,13 @@ def describe_ending(error: BaseException) -> str:
         return str(error)
     if not isinstance(error, Exception):
         return "stopped"
-    return describe_error(error) or f"{type(error).__name__}: {last_line(error)}"
+    description = describe_error(error)
+    if description is not None:
+        return description
+    name = type(error).__name__
+    if str(error) == "":
+        return name
+    return f"{name}: {last_line(error)}"
 
 
 def last_line(error: Exception) -> str:

@@ -432,3 +432,21 @@ def test_output_is_flushed_by_the_line_for_a_reader_only_if_python_is_told_so():
         command = [sys.executable, *options, "-c", code]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.stdout == expected and done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "description"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "stopped"),
+        (cli.UsageError("a bad value"), 2, "a bad value"),
+        (MemoryError(), 1, "not enough memory"),
+        (OSError("the disk is full"), 1, "the disk is full"),
+        (AssertionError(), 1, "AssertionError"),
+        (ValueError("first line\nthe cause"), 1, "ValueError: the cause"),
+    ],
+)
+def test_the_end_of_a_script_is_described_in_one_line(error, exit_code, description):
+    """Other workers print it. They do not see the traceback of a bug."""
+    assert cli.exit_code_of(error) == exit_code
+    assert cli.describe_ending(error) == description
