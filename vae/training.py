@@ -31,7 +31,7 @@ MAX_BLOCK_BYTES = 2**27
 
 # From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
 # they gain, and so do four parts of a large batch. The number of parts depends on nothing else, least of all on the
-# machine, since it decides the order of sums: equal parameters give equal bits on any number of cores.
+# machine, since it decides the order of sums: equal parameters give equal bits on two cores and on more.
 MIN_BATCH_OF_TWO_PARTS = 100
 
 # The last epoch of each stage of staged_rate: stage i has 3^i epochs.
