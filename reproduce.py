@@ -5,12 +5,16 @@ import dataclasses
 import importlib
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cli
 from config import Config
 from report import experiments
+
+TRAIN = Path(__file__).with_name("train.py")
 
 
 class ScriptFailed(Exception):
@@ -87,7 +91,7 @@ def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> b
     if args.epochs_scale > 0:
         num_samples = math.ceil(experiment.num_samples * args.epochs_scale)
         num_epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
-        run_script("train", experiment, args, "--restore", "True", "--num_epochs", str(num_epochs))
+        train(experiment, args, num_epochs)
     if not results.is_evaluated(run_folder, num_samples):
         run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
     for script_name in experiment.scripts:
@@ -96,10 +100,26 @@ def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> b
     return results.publish(run_folder, args.pictures_dir / run_folder.name, has_page=has_page)
 
 
+def train(experiment: experiments.Experiment, args: argparse.Namespace, num_epochs: int) -> None:
+    """Trains an experiment's model up to num_epochs, or carries it on. Raises ScriptFailed if the exit code is not 0.
+
+    train.py runs as a child process, because it chooses TensorFlow's threads for the model, and TensorFlow creates its
+    threads only once in a process.
+    """
+    from vae import signals
+
+    config = dataclasses.replace(experiment.config, num_epochs=num_epochs)
+    arguments = [*config.arguments(), "--restore", "True", *cli.path_arguments(args)]
+    with subprocess.Popen([sys.executable, str(TRAIN), *arguments]) as process:
+        exit_code = signals.wait_for(process)
+    if exit_code != 0:
+        raise ScriptFailed(exit_code)
+
+
 def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:
     """Runs a script for an experiment's model. Raises ScriptFailed if its exit code is not 0.
 
-    No --num_epochs is given, except in more_arguments: a trained model is evaluated and drawn at the epoch it is at.
+    No --num_epochs is given: a trained model is evaluated and drawn at the epoch it is at.
     """
     config = dataclasses.replace(experiment.config, num_epochs=Config.num_epochs)
     script = importlib.import_module(name)

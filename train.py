@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
-from config import Config
+from config import VAE_TYPES, Config
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vae import runs
 
     cli.exit_if_list_is_wanted(args)
+    set_threads(args.config, num_workers=1 if cluster is None else len(cluster.tasks))
     if cluster is not None:
         return train_in_cluster(args, cluster)
     with runs.training_run(args.checkpoints_dir / args.config.run_name) as run:
@@ -49,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         data = load_training_data(args)
         return train(args, run, data, replicas_on_gpus(args.config))
+
+
+def set_threads(config: Config, num_workers: int) -> None:
+    """Chooses TensorFlow's threads for this process, before it uses TensorFlow. See vae.cores."""
+    from vae import cores
+
+    cores.set_threads(VAE_TYPES[config.vae_type].network, config.batch_size // num_workers)
 
 
 def load_training_data(args: argparse.Namespace) -> Dataset:

@@ -9,7 +9,7 @@ from benchmarks.turns import Turns, parse_arguments
 from config import VAE_TYPES, Config
 
 with cli.tensorflow_environment():
-    from vae import runs, training
+    from vae import cores, runs, training
 
 CONFIGS = {vae_type: Config(vae_type=vae_type) for vae_type in VAE_TYPES}
 CONFIGS["conv3_mixed_bfloat16"] = Config(vae_type="conv3", precision="mixed_bfloat16")
@@ -20,6 +20,7 @@ def main() -> None:
     args = parse_arguments(__doc__, *CONFIGS)
     images = np.load(args.images)
     config = dataclasses.replace(CONFIGS[args.kind], hidden_size=args.hidden_size)
+    cores.set_threads(VAE_TYPES[config.vae_type].network, config.batch_size)
     model = runs.build(config, images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     turns = Turns()

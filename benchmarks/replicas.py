@@ -11,10 +11,10 @@ import time
 import numpy as np
 
 import cli
-from config import Config
+from config import VAE_TYPES, Config
 
 with cli.tensorflow_environment():
-    from vae import cluster, distribution, runs, training
+    from vae import cluster, cores, distribution, runs, training
 
 # The steps of an epoch. The first epoch warms up, and the second one is timed.
 NUM_STEPS = {"conv3": 20, "flat_binarized": 200}
@@ -27,6 +27,8 @@ def main() -> None:
     vae_type, precision = sys.argv[1:]
     config = Config(vae_type=vae_type, precision=precision, hidden_size=HIDDEN_SIZE)
     parsed = cluster.parse_tf_config(os.environ.get("TF_CONFIG", ""))
+    num_workers = 1 if parsed is None else len(parsed.tasks)
+    cores.set_threads(VAE_TYPES[vae_type].network, config.batch_size // num_workers)
     if parsed is None:
         measurement = measure(config, None)
     else:

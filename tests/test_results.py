@@ -237,14 +237,14 @@ def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, fini
     assert len(runs.read_history(finished)) == 1 and results.read(finished).data_verified
 
 
-def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
+def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capfd):
     assert report("--epochs_scale", "0.5") == 0 and report() == 0
     run = Path("checkpoints") / digits.name
     before = (digits / "metrics.json").read_bytes()
     (data,) = run.glob("epoch-4.data*")
     data.write_bytes(data.read_bytes()[:50])
     (run / "metrics.json").write_text("{}")
-    assert report() == 0 and "epoch 2 is restored instead" in capsys.readouterr().out
+    assert report() == 0 and "epoch 2 is restored instead" in capfd.readouterr().out
     assert runs.restore(run).epoch == 4 and (digits / "metrics.json").read_bytes() == before
 
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 import datasets
 from config import PRECISIONS
-from vae import model, training
+from vae import cores, model, training
 from vae.likelihoods import LIKELIHOODS
 from vae.training import Block, HistoryRow
 
@@ -139,13 +139,66 @@ def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy
     np.testing.assert_allclose(terms, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 99, 100, 101, 1000])
-@pytest.mark.parametrize("network", ["flat", "conv3"])
-def test_the_parts_of_a_step_have_all_its_images(network, batch_size):
-    sizes = training.part_sizes(new_state(network=network).model, batch_size)
-    assert sum(sizes) == batch_size
-    assert min(sizes) >= 1
-    assert len(sizes) == (2 if network == "flat" and batch_size >= 100 else 1)
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_images", [8, 99, 100, 1000])
+def test_the_parts_of_a_step_have_all_its_images(num_images, num_parts):
+    sizes = training.part_sizes(num_images, num_parts)
+    assert sum(sizes) == num_images and len(sizes) == num_parts
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("network", "num_images", "num_cores", "num_parts"),
+    [
+        ("flat", 99, 4, 1),
+        ("flat", 100, 4, 2),
+        ("flat", 1000, 1, 2),
+        ("conv3", 100, 1, 1),
+        ("conv3", 100, 4, 4),
+        ("conv3", 32, 4, 4),
+        ("conv3", 31, 4, 1),
+        ("conv3", 100, 64, 1),
+    ],
+)
+def test_the_number_of_parts(network, num_images, num_cores, num_parts, monkeypatch):
+    """It depends on the cores for conv3 only. Each core gets 8 images or more, or else all cores share one part."""
+    set_cores(num_cores, monkeypatch)
+    assert training.count_parts(new_state(network=network).model, num_images) == num_parts
+
+
+def test_a_gpu_takes_all_images_of_a_step_at_once(monkeypatch):
+    set_cores(4, monkeypatch)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else [])
+    assert training.count_parts(new_state(network="conv3").model, 100) == 1
+
+
+def set_cores(number, monkeypatch):
+    """Makes the machine one with this many cores."""
+    monkeypatch.setattr(cores, "count_cores", lambda: number)
+
+
+@pytest.mark.parametrize("num_cores", [2, 3, 5])
+def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_cores, monkeypatch):
+    """Up to rounding; the sum of the parts has the same bits each time."""
+    model = new_state(network="conv3").model
+    x = model.likelihood.prepare(images[:50].reshape(50, -1), np.random.default_rng(0))
+    x = tf.constant(x)
+    noise = tf.random.stateless_normal((50, 3), seed=(0, 1))
+
+    def compiled_on(num_cores):
+        set_cores(num_cores, monkeypatch)
+        compute = tf.function(functools.partial(training.compute_gradients, model, batch_size=60), autograph=False)
+        compute(x, noise)  # compiles it
+        return lambda: [array.numpy() for array in tf.nest.flatten(compute(x, noise))]
+
+    whole = compiled_on(1)()
+    compute = compiled_on(num_cores)
+    in_parts = compute()
+    for part_sum, expected in zip(in_parts, whole, strict=True):
+        np.testing.assert_allclose(part_sum, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    for _ in range(20):
+        for again, first in zip(compute(), in_parts, strict=True):
+            assert np.array_equal(again, first)
 
 
 def test_the_staged_rate_is_that_of_burda_et_al():

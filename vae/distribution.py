@@ -93,7 +93,11 @@ class Replicas:
         optimizer = state.optimizer
         variables = state.model.trainable_variables
         share = batch_size // self.count
-        compute_gradients = compile_gradients(state.model, batch_size)
+
+        # XLA has no collective operations on CPUs, so it compiles the gradients only.
+        @tf.function(jit_compile=state.model.jit_compile, autograph=False)
+        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+            return training.compute_gradients(state.model, x, noise, batch_size)
 
         def take_step_on_replica(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -109,7 +113,6 @@ class Replicas:
             terms = self.strategy.run(take_step_on_replica, (x, noise))
             return tf.add_n(self.strategy.experimental_local_results(terms))
 
-        # XLA has no collective operations on CPUs, so it compiles the gradients only.
         return training.compile_loop(take_step, batch_size, jit_compile=False, complete=self._sum_in_graph)
 
     def _sum_now(self, value: tf.Tensor) -> tf.Tensor:
@@ -129,27 +132,6 @@ class Replicas:
 
         results = self.strategy.run(reduce_in_replica, (value,))
         return self.strategy.experimental_local_results(results)[0]
-
-
-def compile_gradients(
-    model: VAE, batch_size: int
-) -> Callable[[tf.Tensor, tf.Tensor], tuple[list[tf.Tensor], tf.Tensor]]:
-    """Returns a compiled function of a replica's share of a batch: x [share, d] and noise [share, L].
-
-    It returns what the share adds to the gradients of the loss, and to the batch's mean log-likelihood and mean KL [2].
-    """
-    variables = model.trainable_variables
-
-    @tf.function(jit_compile=model.jit_compile, autograph=False)
-    def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        with tf.GradientTape() as tape:
-            elbo = training.elbo_in_parts(model, x, noise)
-            log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
-            kl = tf.reduce_sum(elbo.kl) / batch_size
-            loss = kl - log_likelihood
-        return tape.gradient(loss, variables), tf.stack([log_likelihood, kl])
-
-    return compute_gradients
 
 
 def connect(link: Link) -> Replicas:

@@ -1,9 +1,10 @@
 """The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out.
 
-An epoch is the same for every network, with three differences. A network that XLA compiles well (`model.jit_compile`;
+An epoch is the same for every network, with four differences. A network that XLA compiles well (`model.jit_compile`;
 the flat ones) runs as one XLA program per block, and conv3 as a TensorFlow graph with oneDNN: see compile_block and
-vae.networks.NETWORKS. conv3 has fewer steps in a block, since each of them is longer: see block_steps. And how x is
-prepared depends on the likelihood; conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
+vae.networks.NETWORKS. The cores share a step of conv3 in another way: see count_parts. conv3 has fewer steps in a
+block, since each of them is longer: see block_steps. And how x is prepared depends on the likelihood; conv3's default,
+the cross-entropy, adds no noise: see vae.likelihoods.
 
 All random draws of an epoch, the noise of z among them, are made in make_blocks.
 """
@@ -11,7 +12,7 @@ All random draws of an epoch, the noise of z among them, are made in make_blocks
 import bisect
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae.model import VAE, Elbo
+from vae import cores
+from vae.model import VAE
 from vae.networks import multiply_adds
 from vae.prefetch import prefetch
 from vae.randomness import generator
@@ -202,24 +204,51 @@ def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
     return math.ceil(steps_per_epoch / num_blocks)
 
 
-def part_sizes(model: VAE, batch_size: int) -> list[int]:
-    """Returns the numbers of images in the parts of a step, which add up to the batch size."""
-    if not model.jit_compile or batch_size < MIN_BATCH_OF_TWO_PARTS:
-        return [batch_size]
-    half = batch_size // 2
-    return [batch_size - half, half]
+def count_parts(model: VAE, num_images: int) -> int:
+    """Returns the number of parts in which a step on this many images is computed."""
+    if not model.jit_compile:
+        return cores.count_parts(num_images)
+    return 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1
 
 
-def elbo_in_parts(model: VAE, x: tf.Tensor, noise: tf.Tensor) -> Elbo:
-    """Returns model.elbo(x, noise), computed in the parts of a step. The number of rows of x must be known.
+def part_sizes(num_images: int, num_parts: int) -> list[int]:
+    """Returns the numbers of images in the parts of a step. They add up to num_images, and differ by 1 at most."""
+    size, rest = divmod(num_images, num_parts)
+    return [size + 1] * rest + [size] * (num_parts - rest)
 
-    XLA runs operations that do not need each other's results side by side: one part keeps one core busy.
+
+def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Returns what images of a batch add to the gradients of its loss, and to its mean log-likelihood and mean KL [2].
+
+    x: [rows, d], and noise: [rows, L], all rows of the batch or some of them; their number must be known. They are
+    computed in parts, because operations that do not need each other's results run side by side, on several cores.
     """
-    sizes = part_sizes(model, x.shape[0])
+    sizes = part_sizes(x.shape[0], count_parts(model, x.shape[0]))
     parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-    elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
-    log_likelihood = tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)
-    return Elbo(log_likelihood, tf.concat([elbo.kl for elbo in elbos], axis=0))
+    results = [compute_gradients_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts]
+    gradients_of_parts, terms_of_parts = zip(*results, strict=True)
+    gradients = [add_parts(of_variable) for of_variable in zip(*gradients_of_parts, strict=True)]
+    return gradients, add_parts(terms_of_parts)
+
+
+def compute_gradients_of_part(
+    model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Does what compute_gradients does, for one part of a step."""
+    with tf.GradientTape() as tape:
+        elbo = model.elbo(x, noise)
+        log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
+        kl = tf.reduce_sum(elbo.kl) / batch_size
+        loss = kl - log_likelihood
+    return tape.gradient(loss, model.trainable_variables), tf.stack([log_likelihood, kl])
+
+
+def add_parts(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the sum of the parts' values, which has the same bits in every run."""
+    if len(values) <= 2:
+        return tf.add_n(values)
+    # add_n adds three or more in the order in which their memory becomes free, which is not the same in every run.
+    return tf.reduce_sum(tf.stack(values), axis=0)
 
 
 def step_bytes(model: VAE, batch_size: int) -> int:
@@ -270,13 +299,9 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
     variables = model.trainable_variables
 
     def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            elbo = elbo_in_parts(model, x, noise)
-            log_likelihood = tf.reduce_mean(elbo.log_likelihood)
-            kl = tf.reduce_mean(elbo.kl)
-            loss = kl - log_likelihood
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        return tf.stack([log_likelihood, kl])
+        gradients, terms = compute_gradients(model, x, noise, batch_size)
+        optimizer.apply(gradients, variables)
+        return terms
 
     return compile_loop(take_step, batch_size, jit_compile=model.jit_compile)
 

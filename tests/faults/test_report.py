@@ -1,6 +1,13 @@
-"""The whole report, which takes some minutes even at a small scale."""
+"""reproduce.py: the whole report, which takes some minutes even at a small scale, and what a signal does to it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 import reproduce
 from report import page
@@ -23,3 +30,26 @@ def test_the_whole_report_at_a_small_scale(small_data, tmp_path, monkeypatch):
         assert (tmp_path / "docs" / "explorer" / f"{run.name}.html").exists() == ("explore" in e.scripts)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_training_after_the_epoch_and_then_the_report(number, small_data, tmp_path):
+    """A terminal sends Ctrl-C to both processes. SIGTERM is sent to reproduce.py only, which passes it on."""
+    script = Path(reproduce.__file__)
+    argv = [sys.executable, str(script), "--only", "mnist", "--data_dir", str(small_data), "--allow_unverified"]
+    process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                break
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        rest, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert rest.count("stopped early") == 1 and "all done" not in rest
+    (run,) = runs.trained(tmp_path / "checkpoints")
+    assert 1 <= len(runs.read_history(run)) < 500
