@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import cli
 from config import Config
 from report import experiments
 
-TRAIN = Path(__file__).with_name("train.py")
+TRAIN_SCRIPT = Path(__file__).with_name("train.py")
 
 
 class ScriptFailed(Exception):
@@ -32,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = choose_experiments(args.only)
     # The report is trained on one machine. train.py would look for the other workers.
     os.environ.pop("TF_CONFIG", None)
+    # This process and train.py share a GPU. Without this variable, the first one would take all of its memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with cli.tensorflow_environment():
         from report import page
 
@@ -110,9 +111,11 @@ def train(experiment: experiments.Experiment, args: argparse.Namespace, num_epoc
 
     config = dataclasses.replace(experiment.config, num_epochs=num_epochs)
     arguments = [*config.arguments(), "--restore", "True", *cli.path_arguments(args)]
-    with subprocess.Popen([sys.executable, str(TRAIN), *arguments]) as process:
-        exit_code = signals.wait_for(process)
-    if exit_code != 0:
+    exit_code = signals.run_child([sys.executable, str(TRAIN_SCRIPT), *arguments])
+    if exit_code < 0:
+        print(f"train.py was killed by signal {-exit_code}; if you have not sent it, there may be too little memory")
+        raise ScriptFailed(1)
+    if exit_code > 0:
         raise ScriptFailed(exit_code)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
-from config import VAE_TYPES, Config
+from config import Config
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,7 +56,7 @@ def set_threads(config: Config, num_workers: int) -> None:
     """Chooses TensorFlow's threads for this process, before it uses TensorFlow. See vae.cores."""
     from vae import cores
 
-    cores.set_threads(VAE_TYPES[config.vae_type].network, config.batch_size // num_workers)
+    cores.set_threads(config.network, config.batch_size // num_workers)
 
 
 def load_training_data(args: argparse.Namespace) -> Dataset:

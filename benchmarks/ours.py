@@ -20,7 +20,7 @@ def main() -> None:
     args = parse_arguments(__doc__, *CONFIGS)
     images = np.load(args.images)
     config = dataclasses.replace(CONFIGS[args.kind], hidden_size=args.hidden_size)
-    cores.set_threads(VAE_TYPES[config.vae_type].network, config.batch_size)
+    cores.set_threads(config.network, config.batch_size)
     model = runs.build(config, images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     turns = Turns()

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import cli
-from config import VAE_TYPES, Config
+from config import Config
 
 with cli.tensorflow_environment():
     from vae import cluster, cores, distribution, runs, training
@@ -28,7 +28,7 @@ def main() -> None:
     config = Config(vae_type=vae_type, precision=precision, hidden_size=HIDDEN_SIZE)
     parsed = cluster.parse_tf_config(os.environ.get("TF_CONFIG", ""))
     num_workers = 1 if parsed is None else len(parsed.tasks)
-    cores.set_threads(VAE_TYPES[vae_type].network, config.batch_size // num_workers)
+    cores.set_threads(config.network, config.batch_size // num_workers)
     if parsed is None:
         measurement = measure(config, None)
     else:

@@ -644,6 +644,27 @@ def test_a_stopped_run_saves_its_epoch_and_continues_as_the_uninterrupted_one(nu
     assert saved(workspace.train(*argv)) == saved(uninterrupted.train(*argv))
 
 
+@pytest.mark.parametrize(("vae_type", "network"), [("flat_binarized", "flat"), ("conv3", "conv3")])
+def test_train_chooses_the_threads_for_its_network_and_batch(vae_type, network, workspace, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("vae.cores.set_threads", lambda *arguments: chosen.append(arguments))
+    workspace.train(*DIGITS, "--vae_type", vae_type, "--num_epochs", "1", "--batch_size", "200")
+    assert chosen == [(network, 200)]
+
+
+def test_each_operation_has_one_thread_only_where_a_step_has_a_part_for_each_core():
+    """In a fresh process, because TensorFlow creates its threads once."""
+    code = (
+        "import tensorflow as tf; from vae import cores; cores.count_cores = lambda: 4; "
+        "get = tf.config.threading.get_intra_op_parallelism_threads; "
+        "cores.set_threads('conv3', 100); assert get() == 1; "
+        "cores.set_threads('flat', 100); assert get() == 0; "
+        "cores.set_threads('conv3', 31); assert get() == 0; "
+        "tf.constant(0) + 1; cores.set_threads('conv3', 100); assert get() == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 # ---- Training with --overwrite -------------------------------------------------------------------------------------
 
 

@@ -139,60 +139,52 @@ def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy
     np.testing.assert_allclose(terms, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("num_parts", [1, 2, 3, 8])
-@pytest.mark.parametrize("num_images", [8, 99, 100, 1000])
-def test_the_parts_of_a_step_have_all_its_images(num_images, num_parts):
-    sizes = training.part_sizes(num_images, num_parts)
-    assert sum(sizes) == num_images and len(sizes) == num_parts
-    assert max(sizes) - min(sizes) <= 1
-
-
 @pytest.mark.parametrize(
-    ("network", "num_images", "num_cores", "num_parts"),
+    ("network", "num_images", "num_cores", "sizes"),
     [
-        ("flat", 99, 4, 1),
-        ("flat", 100, 4, 2),
-        ("flat", 1000, 1, 2),
-        ("conv3", 100, 1, 1),
-        ("conv3", 100, 4, 4),
-        ("conv3", 32, 4, 4),
-        ("conv3", 31, 4, 1),
-        ("conv3", 100, 64, 1),
+        ("flat", 1, 4, [1]),
+        ("flat", 99, 4, [99]),
+        ("flat", 100, 4, [50, 50]),
+        ("flat", 1001, 1, [501, 500]),
+        ("conv3", 100, 1, [100]),
+        ("conv3", 102, 4, [26, 26, 25, 25]),
+        ("conv3", 32, 4, [8, 8, 8, 8]),
+        ("conv3", 31, 4, [31]),
+        ("conv3", 100, 64, [100]),
     ],
 )
-def test_the_number_of_parts(network, num_images, num_cores, num_parts, monkeypatch):
-    """It depends on the cores for conv3 only. Each core gets 8 images or more, or else all cores share one part."""
-    set_cores(num_cores, monkeypatch)
-    assert training.count_parts(new_state(network=network).model, num_images) == num_parts
+def test_the_parts_of_a_step(network, num_images, num_cores, sizes, monkeypatch):
+    """They depend on the cores for conv3 only. Each core gets 8 images or more, or else all cores share one part."""
+    monkeypatch.setattr(cores, "count_cores", lambda: num_cores)
+    assert training.part_sizes(new_state(network=network).model, num_images) == sizes
 
 
-def test_a_gpu_takes_all_images_of_a_step_at_once(monkeypatch):
-    set_cores(4, monkeypatch)
+def test_a_step_has_one_part_on_a_gpu_and_where_the_user_has_set_the_threads(monkeypatch):
+    monkeypatch.setattr(cores, "count_cores", lambda: 4)
+    with monkeypatch.context() as patch:
+        patch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+        assert cores.part_sizes(100) == [100]
+    assert cores.part_sizes(100) == [25, 25, 25, 25]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else [])
-    assert training.count_parts(new_state(network="conv3").model, 100) == 1
+    assert cores.part_sizes(100) == [100]
 
 
-def set_cores(number, monkeypatch):
-    """Makes the machine one with this many cores."""
-    monkeypatch.setattr(cores, "count_cores", lambda: number)
-
-
-@pytest.mark.parametrize("num_cores", [2, 3, 5])
-def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_cores, monkeypatch):
+@pytest.mark.parametrize("num_parts", [2, 3, 5])
+def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_parts, monkeypatch):
     """Up to rounding; the sum of the parts has the same bits each time."""
     model = new_state(network="conv3").model
     x = model.likelihood.prepare(images[:50].reshape(50, -1), np.random.default_rng(0))
     x = tf.constant(x)
     noise = tf.random.stateless_normal((50, 3), seed=(0, 1))
 
-    def compiled_on(num_cores):
-        set_cores(num_cores, monkeypatch)
+    def compile_for(num_cores):
+        monkeypatch.setattr(cores, "count_cores", lambda: num_cores)
         compute = tf.function(functools.partial(training.compute_gradients, model, batch_size=60), autograph=False)
         compute(x, noise)  # compiles it
         return lambda: [array.numpy() for array in tf.nest.flatten(compute(x, noise))]
 
-    whole = compiled_on(1)()
-    compute = compiled_on(num_cores)
+    whole = compile_for(1)()
+    compute = compile_for(num_parts)
     in_parts = compute()
     for part_sum, expected in zip(in_parts, whole, strict=True):
         np.testing.assert_allclose(part_sum, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

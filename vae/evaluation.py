@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vae import importance
+from vae import cores, importance
 from vae.likelihoods import Likelihood
 from vae.model import VAE, Elbo, Posterior
 from vae.randomness import TEST_SEED, generator
@@ -42,7 +42,14 @@ def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
     """Returns a function () -> Elbo of NumPy arrays [n], for prepared images x [n, d] and one fixed z per image."""
     noise = generator(TEST_SEED, "test_noise").standard_normal((len(x), model.latent_dim), dtype=np.float32)
     chunk_size = chunk_size_for(x)
-    compiled_elbo = tf.function(model.elbo, jit_compile=model.jit_compile, autograph=False)
+    sizes = [chunk_size] if model.jit_compile else cores.part_sizes(chunk_size)
+
+    @tf.function(jit_compile=model.jit_compile, autograph=False)
+    def compiled_elbo(x: tf.Tensor, noise: tf.Tensor) -> Elbo:
+        parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
+        elbos = [model.elbo(x_part, noise_part) for x_part, noise_part in parts]
+        log_likelihood = tf.concat([elbo.log_likelihood for elbo in elbos], axis=0)
+        return Elbo(log_likelihood, tf.concat([elbo.kl for elbo in elbos], axis=0))
 
     def evaluate_elbo() -> Elbo:
         log_likelihoods = []

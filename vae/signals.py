@@ -9,31 +9,40 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[list[int]]:
-    """Yields a list that receives the number of the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt.
+def handled_by(handle: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+    """Gives signals a handler inside the block. Afterwards they have their previous handlers again."""
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
-    The list lets the training loop finish its epoch and save. The previous handlers are restored when the block ends.
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[int]]:
+    """Yields a list that receives the number of the first SIGINT or SIGTERM.
+
+    The list lets the training loop finish its epoch and save. After the first signal, SIGINT raises KeyboardInterrupt.
+    SIGTERM does not: it may be the same request once more, from a parent process that has received it, too.
     """
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
+        if not received:
+            received.append(number)
+            message = "stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving"
+            print(f"\n{message}", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt(number)
-        received.append(number)
-        message = "stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving"
-        print(f"\n{message}", file=sys.stderr, flush=True)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(handle, signal.SIGINT, signal.SIGTERM):
         yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -43,27 +52,30 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
+    with handled_by(handle, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
-def wait_for(process: subprocess.Popen) -> int:
-    """Waits for a child process that handles signals itself. Returns its exit code, 128 + n if signal n has killed it.
+def run_child(command: Sequence[str]) -> int:
+    """Runs a command that handles signals itself, and returns its exit code, or minus the number that killed it.
 
-    SIGTERM is passed on to the child. Ctrl-C is not, because a terminal sends it to both.
+    SIGTERM is passed on to it. Ctrl-C is not, because a terminal sends it to both processes. Raises KeyboardInterrupt
+    if a signal has arrived that the command did not handle.
     """
+    received: list[int] = []
+    children: list[subprocess.Popen] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if number == signal.SIGTERM:
-            process.send_signal(number)
+            for child in children:
+                child.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        exit_code = process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return exit_code if exit_code >= 0 else 128 - exit_code
+    with handled_by(handle, signal.SIGINT, signal.SIGTERM):
+        children.append(subprocess.Popen(command))
+        if signal.SIGTERM in received:
+            children[0].send_signal(signal.SIGTERM)
+        exit_code = children[0].wait()
+    if received and exit_code <= 0:
+        raise KeyboardInterrupt(received[0])
+    return exit_code

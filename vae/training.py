@@ -2,9 +2,9 @@
 
 An epoch is the same for every network, with four differences. A network that XLA compiles well (`model.jit_compile`;
 the flat ones) runs as one XLA program per block, and conv3 as a TensorFlow graph with oneDNN: see compile_block and
-vae.networks.NETWORKS. The cores share a step of conv3 in another way: see count_parts. conv3 has fewer steps in a
-block, since each of them is longer: see block_steps. And how x is prepared depends on the likelihood; conv3's default,
-the cross-entropy, adds no noise: see vae.likelihoods.
+vae.networks.NETWORKS. A step of conv3 has a part for each core, and one of a flat network has two parts at most: see
+part_sizes. conv3 has fewer steps in a block, since each of them is longer: see block_steps. And how x is prepared
+depends on the likelihood; conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
 
 All random draws of an epoch, the noise of z among them, are made in make_blocks.
 """
@@ -33,7 +33,7 @@ MAX_BLOCK_BYTES = 2**27
 
 # From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
 # they gain, and so do four parts of a large batch. The number of parts depends on nothing else, least of all on the
-# machine, since it decides the order of sums: equal parameters give equal bits on two cores and on more.
+# machine, since it decides the order of sums: equal parameters give equal bits on any number of cores from two up.
 MIN_BATCH_OF_TWO_PARTS = 100
 
 # The last epoch of each stage of staged_rate: stage i has 3^i epochs.
@@ -204,26 +204,21 @@ def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
     return math.ceil(steps_per_epoch / num_blocks)
 
 
-def count_parts(model: VAE, num_images: int) -> int:
-    """Returns the number of parts in which a step on this many images is computed."""
+def part_sizes(model: VAE, num_images: int) -> list[int]:
+    """Returns the numbers of images in the parts in which a step on num_images is computed."""
     if not model.jit_compile:
-        return cores.count_parts(num_images)
-    return 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1
-
-
-def part_sizes(num_images: int, num_parts: int) -> list[int]:
-    """Returns the numbers of images in the parts of a step. They add up to num_images, and differ by 1 at most."""
-    size, rest = divmod(num_images, num_parts)
-    return [size + 1] * rest + [size] * (num_parts - rest)
+        return cores.part_sizes(num_images)
+    return cores.split_evenly(num_images, 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1)
 
 
 def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Returns what images of a batch add to the gradients of its loss, and to its mean log-likelihood and mean KL [2].
+    """Returns what images contribute to the gradients of a batch's loss, and to its mean log-likelihood and mean KL.
 
-    x: [rows, d], and noise: [rows, L], all rows of the batch or some of them; their number must be known. They are
-    computed in parts, because operations that do not need each other's results run side by side, on several cores.
+    x [rows, d] and noise [rows, L] are all rows of the batch or some of them. The number of rows must be static. The
+    gradients are a list like model.trainable_variables, and the two means are float32 [2] in nats. The step is computed
+    in parts, because operations that do not need each other's results run side by side, on several cores.
     """
-    sizes = part_sizes(x.shape[0], count_parts(model, x.shape[0]))
+    sizes = part_sizes(model, x.shape[0])
     parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
     results = [compute_gradients_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts]
     gradients_of_parts, terms_of_parts = zip(*results, strict=True)
@@ -244,7 +239,7 @@ def compute_gradients_of_part(
 
 
 def add_parts(values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the sum of the parts' values, which has the same bits in every run."""
+    """Returns the sum of the parts' values, which have one shape. It has the same bits in every run."""
     if len(values) <= 2:
         return tf.add_n(values)
     # add_n adds three or more in the order in which their memory becomes free, which is not the same in every run.
@@ -255,7 +250,8 @@ def step_bytes(model: VAE, batch_size: int) -> int:
     """Returns about how many bytes of memory a training step needs. Only the shapes of the model are read.
 
     Each weight is kept with its gradient and Adam's two moments. The outputs of each layer are kept for the backward
-    pass, which has a gradient for each of them.
+    pass, which has a gradient for each of them. The gradients of a step's parts are not counted: conv3, which may have
+    many parts, has few weights.
     """
     num_weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = [*model.encoder.layers, *model.decoder.layers]

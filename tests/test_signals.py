@@ -1,0 +1,57 @@
+"""A child process and the signals that reach its parent: signals.run_child."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from vae import signals
+
+IMPORTS = "import os, signal, sys, time; "
+
+
+def run_python(code):
+    """Runs code in a child process, and checks that the handlers are the same afterwards."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        return signals.run_child([sys.executable, "-S", "-c", IMPORTS + code])
+    finally:
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_the_exit_code_is_that_of_the_child():
+    assert run_python("sys.exit(0)") == 0
+    assert run_python("sys.exit(3)") == 3
+    assert run_python("os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
+
+
+def test_sigterm_is_passed_on():
+    code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+    code += "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    assert run_python(code) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_signal_that_the_child_has_not_handled_is_handled_afterwards(number, ending):
+    code = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); os.kill(os.getppid(), {int(number)}); {ending}"
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        run_python(code)
+    assert interrupt.value.args == (number,)
+
+
+def test_ctrl_c_is_left_to_the_terminal():
+    code = "signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); "
+    code += "os.kill(os.getppid(), signal.SIGINT); time.sleep(1); sys.exit(5)"
+    assert run_python(code) == 5
+
+
+def test_only_a_second_ctrl_c_stops_at_once(capsys):
+    with signals.deferred() as received:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err.count("stopping at the end of this epoch") == 1
