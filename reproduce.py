@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,10 +114,18 @@ def train(experiment: experiments.Experiment, args: argparse.Namespace, num_epoc
     arguments = [*config.arguments(), "--restore", "True", *cli.path_arguments(args)]
     exit_code = signals.run_child([sys.executable, str(TRAIN_SCRIPT), *arguments])
     if exit_code < 0:
-        print(f"train.py was killed by signal {-exit_code}; if you have not sent it, there may be too little memory")
+        print(describe_kill(-exit_code))
         raise ScriptFailed(1)
     if exit_code > 0:
         raise ScriptFailed(exit_code)
+
+
+def describe_kill(number: int) -> str:
+    """Returns a line that says which signal killed train.py."""
+    text = f"train.py was killed by signal {number} ({signal.strsignal(number)})"
+    if number == signal.SIGKILL:
+        return f"{text}; if you did not kill it, the machine may have run out of memory"
+    return text
 
 
 def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:

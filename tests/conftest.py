@@ -44,6 +44,13 @@ def default_paths(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def default_threads(monkeypatch):
+    """Removes TensorFlow's numbers of threads, which decide the parts of a step of conv3."""
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def no_worker_is_left_behind(monkeypatch):
     """Checks after each test that no process of a cluster is still running."""
     monkeypatch.delenv("TF_CONFIG", raising=False)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import datasets
 import evaluate
-from vae import evaluation, importance, model
+from vae import cores, evaluation, importance, model
 from vae.randomness import TEST_SEED, generator
 
 
@@ -14,10 +15,10 @@ def data():
     return datasets.load("digits")
 
 
-def create(likelihood):
+def create(likelihood, network="flat"):
     """Returns a small VAE for the digits."""
     return model.create(
-        network="flat",
+        network=network,
         likelihood=likelihood,
         image_shape=(8, 8, 1),
         latent_dim=3,
@@ -33,10 +34,13 @@ def test_the_test_set_is_always_prepared_in_the_same_way(data):
     assert np.array_equal(x, evaluation.prepare_test(likelihood, data.test_images))
 
 
-def test_the_elbo_covers_every_image_once(data):
-    """1100 images are more than one chunk, and less than two."""
+@pytest.mark.parametrize(("network", "num_threads"), [("flat", 0), ("conv3", 0), ("conv3", 1)])
+def test_the_elbo_covers_every_image_once(network, num_threads, data, monkeypatch):
+    """1100 images are more than one chunk, and less than two. With one thread per operation, a chunk has parts."""
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: num_threads)
+    monkeypatch.setattr(cores, "count_cores", lambda: 3)
     images = data.train_images[:1100]
-    vae = create("bernoulli")
+    vae = create("bernoulli", network)
     x = evaluation.prepare_test(vae.likelihood, images)
     elbo = evaluation.make_elbo_evaluator(vae, x)()
     noise = generator(TEST_SEED, "test_noise").standard_normal((1100, 3), dtype=np.float32)

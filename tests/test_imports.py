@@ -218,7 +218,7 @@ def test_only_distribution_and_train_know_the_cluster():
 def test_training_touches_no_file():
     """Neither it nor a module of the project that it imports, directly or through another.
 
-    vae.cores imports os, but only to count the cores.
+    vae.cores imports os, but only to count the cores and to read environment variables.
     """
     reached = set()
     remaining = {"vae.training"}

@@ -650,6 +650,8 @@ def test_train_chooses_the_threads_for_its_network_and_batch(vae_type, network, 
     monkeypatch.setattr("vae.cores.set_threads", lambda *arguments: chosen.append(arguments))
     workspace.train(*DIGITS, "--vae_type", vae_type, "--num_epochs", "1", "--batch_size", "200")
     assert chosen == [(network, 200)]
+    train.set_threads(config.Config(vae_type=vae_type), num_workers=2)
+    assert chosen[1:] == [(network, 50)]
 
 
 def test_each_operation_has_one_thread_only_where_a_step_has_a_part_for_each_core():

@@ -33,7 +33,7 @@ def test_sigterm_is_passed_on():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("ending", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_a_signal_that_the_child_has_not_handled_is_handled_afterwards(number, ending):
     code = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); os.kill(os.getppid(), {int(number)}); {ending}"
     with pytest.raises(KeyboardInterrupt) as interrupt:

@@ -161,12 +161,13 @@ def test_the_parts_of_a_step(network, num_images, num_cores, sizes, monkeypatch)
 
 def test_a_step_has_one_part_on_a_gpu_and_where_the_user_has_set_the_threads(monkeypatch):
     monkeypatch.setattr(cores, "count_cores", lambda: 4)
-    with monkeypatch.context() as patch:
-        patch.setenv("TF_NUM_INTRAOP_THREADS", "2")
-        assert cores.part_sizes(100) == [100]
-    assert cores.part_sizes(100) == [25, 25, 25, 25]
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "2")
+            assert cores.sizes_per_core(100) == [100]
+    assert cores.sizes_per_core(100) == [25, 25, 25, 25]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if kind == "GPU" else [])
-    assert cores.part_sizes(100) == [100]
+    assert cores.sizes_per_core(100) == [100]
 
 
 @pytest.mark.parametrize("num_parts", [2, 3, 5])
@@ -244,17 +245,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, ne
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_no_gradient_is_a_sum_of_three_terms(likelihood, precision):
+def test_no_gradient_is_a_sum_of_three_terms(likelihood, precision, monkeypatch):
     """TensorFlow's AddN adds three or more terms in an order that depends on when their memory becomes free."""
+    monkeypatch.setattr(cores, "count_cores", lambda: 4)
     vae = new_state(likelihood, network="conv3", precision=precision).model
-
-    @tf.function(autograph=False)
-    def compute_gradients(x, noise):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(vae.elbo(x, noise).value)
-        return tape.gradient(loss, vae.trainable_variables)
-
-    graph = compute_gradients.get_concrete_function(tf.zeros((10, 64)), tf.zeros((10, 3))).graph
+    compute = tf.function(functools.partial(training.compute_gradients, vae, batch_size=40), autograph=False)
+    graph = compute.get_concrete_function(tf.zeros((40, 64)), tf.zeros((40, 3))).graph
     numbers_of_terms = [len(operation.inputs) for operation in graph.get_operations() if operation.type == "AddN"]
     assert numbers_of_terms and max(numbers_of_terms) == 2
 

@@ -1,35 +1,37 @@
 """How the cores share the images of conv3, which XLA does not compile, and TensorFlow's threads for it.
 
-A second core hardly speeds up most of oneDNN's convolutions. So each core computes a step for its own share of the
-images, with one thread per operation.
+oneDNN's gradients of the filters hardly gain from a second thread, and some lose. So each core computes a step for its
+own share of the images, with one thread for each operation.
 """
 
+import contextlib
 import os
 
 import tensorflow as tf
 
 from vae.networks import NETWORKS
 
-# With fewer images per core, the parts cost more than they gain. On two cores, 10 parts of 10 images were still no
-# slower than one part that both cores shared, and more cores have not been tried.
+# A guess for the least share that pays. On two cores, 10 parts of 10 images were no slower than one part that both
+# cores shared. Smaller parts, and more than two cores, were not tried.
 MIN_IMAGES_PER_CORE = 8
 
 
 def split_evenly(num_images: int, num_parts: int) -> list[int]:
-    """Returns the numbers of images in num_parts parts, which differ by 1 at most. There is an image for each part."""
+    """Returns the sizes of num_parts parts, which differ by 1 at most. num_images must be at least num_parts."""
     size, rest = divmod(num_images, num_parts)
     return [size + 1] * rest + [size] * (num_parts - rest)
 
 
-def part_sizes(num_images: int) -> list[int]:
-    """Returns the number of images of each core, or num_images alone if it takes all cores, or a GPU, to compute them.
+def sizes_per_core(num_images: int) -> list[int]:
+    """Returns the sizes of the parts of a step of conv3 on num_images: one part for each core, or a single part.
 
-    That is the case if there are few images per core, or if the user has set one of TensorFlow's numbers of threads.
+    There is a single part on a GPU, with too few images per core, or if the user has set the number of TensorFlow's
+    threads.
     """
     num_cores = count_cores()
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    has_user_set_threads = "TF_NUM_INTRAOP_THREADS" in os.environ or "TF_NUM_INTEROP_THREADS" in os.environ
-    if has_gpu or has_user_set_threads or num_images < num_cores * MIN_IMAGES_PER_CORE:
+    are_threads_set_by_user = "TF_NUM_INTRAOP_THREADS" in os.environ or "TF_NUM_INTEROP_THREADS" in os.environ
+    if has_gpu or are_threads_set_by_user or num_images < num_cores * MIN_IMAGES_PER_CORE:
         return [num_images]
     return split_evenly(num_images, num_cores)
 
@@ -46,11 +48,13 @@ def set_threads(network: str, num_images: int) -> None:
 
     TensorFlow creates its threads when it is used for the first time. After that, this function changes nothing.
     """
-    has_parts = not NETWORKS[network].jit_compile and len(part_sizes(num_images)) > 1
+    has_parts = not NETWORKS[network].jit_compile and len(sizes_per_core(num_images)) > 1
     # 0 stands for as many threads as cores.
     num_threads = 1 if has_parts else 0
-    try:
+    with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-    except RuntimeError:
-        # TensorFlow has its threads already.
-        return
+
+
+def has_one_thread_per_operation() -> bool:
+    """Returns whether each operation has one thread. See set_threads."""
+    return tf.config.threading.get_intra_op_parallelism_threads() == 1

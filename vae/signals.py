@@ -15,7 +15,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def handled_by(handle: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
-    """Gives signals a handler inside the block. Afterwards they have their previous handlers again."""
+    """Handles these signals with `handle` inside the block, and restores the previous handlers afterwards."""
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
@@ -29,7 +29,7 @@ def deferred() -> Iterator[list[int]]:
     """Yields a list that receives the number of the first SIGINT or SIGTERM.
 
     The list lets the training loop finish its epoch and save. After the first signal, SIGINT raises KeyboardInterrupt.
-    SIGTERM does not: it may be the same request once more, from a parent process that has received it, too.
+    SIGTERM does not, because it may be the same request twice: from the sender, and passed on by reproduce.py.
     """
     received: list[int] = []
 
@@ -60,10 +60,10 @@ def run_child(command: Sequence[str]) -> int:
     """Runs a command that handles signals itself, and returns its exit code, or minus the number that killed it.
 
     SIGTERM is passed on to it. Ctrl-C is not, because a terminal sends it to both processes. Raises KeyboardInterrupt
-    if a signal has arrived that the command did not handle.
+    if a signal has arrived, and the exit code does not show that it stopped the command.
     """
     received: list[int] = []
-    children: list[subprocess.Popen] = []
+    children: list[subprocess.Popen[bytes]] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -76,6 +76,7 @@ def run_child(command: Sequence[str]) -> int:
         if signal.SIGTERM in received:
             children[0].send_signal(signal.SIGTERM)
         exit_code = children[0].wait()
-    if received and exit_code <= 0:
+    # An exit code above 1 means a signal or a wrong argument. After any other, the command ended for another reason.
+    if received and exit_code <= 1:
         raise KeyboardInterrupt(received[0])
     return exit_code

@@ -33,7 +33,7 @@ MAX_BLOCK_BYTES = 2**27
 
 # From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
 # they gain, and so do four parts of a large batch. The number of parts depends on nothing else, least of all on the
-# machine, since it decides the order of sums: equal parameters give equal bits on any number of cores from two up.
+# machine, since it decides the order of sums: equal parameters give equal bits on two or more cores.
 MIN_BATCH_OF_TWO_PARTS = 100
 
 # The last epoch of each stage of staged_rate: stage i has 3^i epochs.
@@ -207,12 +207,12 @@ def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
 def part_sizes(model: VAE, num_images: int) -> list[int]:
     """Returns the numbers of images in the parts in which a step on num_images is computed."""
     if not model.jit_compile:
-        return cores.part_sizes(num_images)
+        return cores.sizes_per_core(num_images)
     return cores.split_evenly(num_images, 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1)
 
 
 def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Returns what images contribute to the gradients of a batch's loss, and to its mean log-likelihood and mean KL.
+    """Returns what images contribute to the gradients of their batch's loss, and to its mean log-likelihood and KL.
 
     x [rows, d] and noise [rows, L] are all rows of the batch or some of them. The number of rows must be static. The
     gradients are a list like model.trainable_variables, and the two means are float32 [2] in nats. The step is computed
@@ -250,8 +250,8 @@ def step_bytes(model: VAE, batch_size: int) -> int:
     """Returns about how many bytes of memory a training step needs. Only the shapes of the model are read.
 
     Each weight is kept with its gradient and Adam's two moments. The outputs of each layer are kept for the backward
-    pass, which has a gradient for each of them. The gradients of a step's parts are not counted: conv3, which may have
-    many parts, has few weights.
+    pass, which has a gradient for each of them. The gradients of a step's parts are not counted. They matter only for
+    large images with many latents.
     """
     num_weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = [*model.encoder.layers, *model.decoder.layers]

@@ -65,8 +65,8 @@ def test_training_twice_gives_the_same_bits(
 
 @pytest.mark.parametrize("batch_size", [20, 100])
 @pytest.mark.parametrize("vae_type", FLAT_TYPES)
-def test_flat_models_have_the_same_bits_on_two_cores_as_on_more(vae_type, batch_size, tmp_path, small_data):
-    """On MNIST's images, whose large products one core would add in another order, as docs/promises.md says."""
+def test_flat_models_have_the_same_bits_with_two_threads_as_with_more(vae_type, batch_size, tmp_path, small_data):
+    """With MNIST's images, the products are so large that a single thread would add their terms in another order."""
 
     def train_with(num_threads, folder):
         # TensorFlow has a thread for each core, unless this variable gives another number.
