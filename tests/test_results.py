@@ -11,9 +11,10 @@ import pytest
 import cli
 import config
 import reproduce
+import train
 from report import page, results
 from report.experiments import EXPERIMENTS, Experiment
-from vae import runs
+from vae import runs, signals
 
 ROOT = Path(config.__file__).parent
 
@@ -152,8 +153,13 @@ def test_damaged_metrics_are_reported_with_their_path(tmp_path):
 
 @pytest.fixture
 def report(tmp_path, small_data, monkeypatch):
-    """A function that calls reproduce.py in a folder of its own with the given arguments; it returns the exit code."""
+    """A function that calls reproduce.py in a folder of its own with the given arguments; it returns the exit code.
+
+    train.py runs in this process, because each start of TensorFlow takes seconds. In finished_folder, it runs in a
+    child process, as it does for users.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signals, "run_child", lambda command: train.main(command[2:]))
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
 
@@ -237,14 +243,14 @@ def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, fini
     assert len(runs.read_history(finished)) == 1 and results.read(finished).data_verified
 
 
-def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capfd):
+def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
     assert report("--epochs_scale", "0.5") == 0 and report() == 0
     run = Path("checkpoints") / digits.name
     before = (digits / "metrics.json").read_bytes()
     (data,) = run.glob("epoch-4.data*")
     data.write_bytes(data.read_bytes()[:50])
     (run / "metrics.json").write_text("{}")
-    assert report() == 0 and "epoch 2 is restored instead" in capfd.readouterr().out
+    assert report() == 0 and "epoch 2 is restored instead" in capsys.readouterr().out
     assert runs.restore(run).epoch == 4 and (digits / "metrics.json").read_bytes() == before
 
 
