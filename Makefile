@@ -36,6 +36,7 @@ test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
 faults: .venv/installed-dev  ## run the slow tests: kills, full disks, fuzzing, the whole report
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -n 0 tests/faults
 
 style: .venv/installed-dev  ## run the linters ruff and ESLint (if npm is installed), the formatter ruff and the type checker mypy

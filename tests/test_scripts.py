@@ -136,7 +136,17 @@ def read_metrics(folder):
 # ---- All data sets and models --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dataset", "vae_type"), list(itertools.product(config.DATASETS, config.VAE_TYPES)))
+def combinations():
+    """Returns every data set with every type. Half of them are slow: each data set and each type is in both halves."""
+    parameters = []
+    for row, dataset in enumerate(config.DATASETS):
+        for column, vae_type in enumerate(config.VAE_TYPES):
+            marks = [pytest.mark.slow] if (row + column) % 2 else []
+            parameters.append(pytest.param(dataset, vae_type, marks=marks))
+    return parameters
+
+
+@pytest.mark.parametrize(("dataset", "vae_type"), combinations())
 def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, workspace):
     argv = ["--dataset", dataset, "--vae_type", vae_type, "--allow_unverified"]
     folder = workspace.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
@@ -219,7 +229,7 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     [
         # A flat network sees the number of pixels only, so each size is enough once.
         ((4, 4), "flat_binarized"),
-        ((64, 64, 1), "flat_cont_normal"),
+        pytest.param((64, 64, 1), "flat_cont_normal", marks=pytest.mark.slow),
         ((97, 61, 3), "flat_cont_logit"),
         *itertools.product([(4, 4), (64, 64, 1), (97, 61, 3)], ["conv3"]),
     ],
@@ -230,6 +240,8 @@ def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, 
     arrays |= {"test_images": rng.integers(0, 256, (20, *shape), dtype=np.uint8)}
     np.savez(tmp_path / "images.npz", **arrays, train_labels=np.arange(20) * 50, test_labels=np.arange(20) * 50)
     argv = ["--dataset", str(tmp_path / "images.npz"), "--vae_type", vae_type, "--batch_size", "10"]
+    if vae_type != "conv3":
+        argv += ["--hidden_size", "16"]
     workspace.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
     pictures = draw_all(workspace, *argv)
     for name, (rows, columns) in GRIDS.items():
@@ -256,8 +268,9 @@ def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspa
 
     def trained_on(dataset):
         scratch = Workspace(tmp_path / f"runs of {Path(dataset).name}", workspace.data_dir)
-        folder = scratch.train("--dataset", dataset, "--hidden_size", "16", "--latent_dim", "2", "--num_epochs", "1")
-        assert scratch.run("plots_latent_space_2d", "--dataset", dataset, "--hidden_size", "16") == 0
+        argv = ["--dataset", dataset, "--vae_type", "conv3"]
+        folder = scratch.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
+        assert scratch.run("plots_latent_space_2d", *argv) == 0
         return saved(folder)
 
     unsorted = trained_on("digits")
@@ -410,6 +423,15 @@ def parse(script, argv):
     return cli.parse_args(argv, "", flags)
 
 
+def test_the_commands_of_the_pages_are_understood():
+    for script, argv in commands_of_pages():
+        if script == "reproduce":
+            cli.parse_args(argv, "", cli.REPORT_FLAGS)
+        else:
+            parse(script, argv)
+
+
+@pytest.mark.slow
 def test_the_commands_of_the_pages_run(workspace, tmp_path, monkeypatch):
     """They run with one epoch and small data. A model that a command draws and that is not there is trained first."""
     monkeypatch.chdir(tmp_path)  # reproduce.py writes docs/ and RESULTS.md
@@ -623,7 +645,7 @@ def test_a_script_without_its_packages_says_what_to_do():
     assert "No module named" in done.stderr and ". .venv/bin/activate" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_saves_its_epoch_and_continues_as_the_uninterrupted_one(number, workspace, tmp_path):
     process = workspace.start("train", *DIGITS, "--num_epochs", "3000")
     assert "epoch 1/3000" in process.stdout.readline()
@@ -764,7 +786,7 @@ def test_ctrl_c_in_the_first_epoch_of_an_overwriting_run_saves_the_new_model(wor
     [
         ((), 7, True),
         (("--vae_type", "conv3"), 100, False),
-        (("--vae_type", "conv3", "--likelihood", "normal"), 7, True),
+        pytest.param(("--vae_type", "conv3", "--likelihood", "normal"), 7, True, marks=pytest.mark.slow),
     ],
 )
 def test_evaluate_writes_what_it_prints(options, num_samples, has_nll, workspace, capsys):
@@ -797,9 +819,9 @@ def test_evaluate_writes_what_it_prints(options, num_samples, has_nll, workspace
 
 
 def test_metrics_tell_the_data_and_versions_of_the_model_from_those_of_the_evaluation(workspace):
-    argv = ["--hidden_size", "8", "--allow_unverified"]
+    argv = ["--vae_type", "conv3", "--allow_unverified"]
     folder = workspace.train(*argv, "--num_epochs", "1")
-    assert workspace.run("evaluate", *argv, "--num_samples", "2") == 0
+    assert workspace.run("evaluate", *argv) == 0
     metrics = read_metrics(folder)
     assert metrics["model"] == metrics["evaluation"] == {"data_verified": False, "versions": runs.library_versions()}
 
@@ -808,7 +830,7 @@ def test_metrics_tell_the_data_and_versions_of_the_model_from_those_of_the_evalu
     earlier_versions = {"python": "3.11.0", "tensorflow": "2.18.0", "keras": "3.8.0", "numpy": "2.0.0"}
     changes = {"data_verified": True, "versions": earlier_versions}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert workspace.run("evaluate", *argv, "--num_samples", "2") == 0
+    assert workspace.run("evaluate", *argv) == 0
     metrics = read_metrics(folder)
     assert metrics["model"] == {"data_verified": True, "versions": earlier_versions}
     assert metrics["evaluation"] == {"data_verified": False, "versions": runs.library_versions()}
@@ -943,14 +965,15 @@ def test_a_model_that_is_not_the_one_that_the_flags_name_is_refused(script, opti
 
 def test_a_run_whose_config_json_is_lost_can_be_used_again(workspace, tmp_path, capsys):
     """As the message says: with the config.json of a run that has the same flags and one epoch."""
-    folder = workspace.train(*DIGITS, "--num_epochs", "3")
+    argv = ["--dataset", "digits", "--vae_type", "conv3"]
+    folder = workspace.train(*argv, "--num_epochs", "3")
     (folder / "config.json").unlink()
-    assert workspace.run("evaluate", *DIGITS, "--num_samples", "2") == 1
+    assert workspace.run("evaluate", *argv) == 1
     assert "train with the same flags for one epoch into another --checkpoints_dir" in capsys.readouterr().err
-    other = Workspace(tmp_path / "other", workspace.data_dir).train(*DIGITS, "--num_epochs", "1")
+    other = Workspace(tmp_path / "other", workspace.data_dir).train(*argv, "--num_epochs", "1")
     (other / "config.json").rename(folder / "config.json")
-    assert workspace.run("evaluate", *DIGITS, "--num_samples", "2") == 0
-    assert workspace.run("train", *DIGITS, "--num_epochs", "4", "--restore") == 0
+    assert workspace.run("evaluate", *argv) == 0
+    assert workspace.run("train", *argv, "--num_epochs", "4", "--restore") == 0
     assert epochs_of(folder) == [1, 2, 3, 4]
 
 

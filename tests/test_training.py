@@ -225,8 +225,15 @@ def test_the_compiled_steps_are_those_without_compilation(images, network, likel
         np.testing.assert_allclose(variable, expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("network", ["flat", "conv3"])
+@pytest.mark.parametrize(
+    ("network", "precision"),
+    [
+        ("flat", "float32"),
+        ("conv3", "mixed_bfloat16"),
+        pytest.param("flat", "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("conv3", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, network, precision):
     """The learning rate changes at epoch 2, before the run stops, and at epoch 5, after it goes on."""
     schedule = functools.partial(training.staged_rate, 1e-3)
