@@ -1,23 +1,25 @@
 """The page RESULTS.md: results.template.md, with its {fields} filled from the files in docs/.
 
 A field such as {mnist.nll} names an experiment and an attribute of its ResultText. To add a number to the page, add an
-attribute to ResultText and fill it in describe_result or add_metrics. To add a column to the tables, also name the
-attribute in COLUMNS.
+attribute to ResultText and fill it in describe_result, add_history or add_metrics. To add a column to the table of
+experiments, also name the attribute in COLUMNS.
 """
 
 import dataclasses
+import math
 import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config import Config
 from report import results
 from report.experiments import EXPERIMENTS
 from report.markdown import format_table
-from report.results import Measure, Metrics
-from vae import files, runs
+from report.results import Measure, Metrics, Result
+from vae import files
+from vae.training import HistoryRow
 
 PAGE = Path("RESULTS.md")
 TEMPLATE = Path(__file__).with_name("results.template.md")
@@ -26,7 +28,7 @@ NOT_RUN = "not run"
 # The report finds this many of 20 latents in use (figure 4).
 REPORT_LATENTS_IN_USE = 14
 
-# The columns of the tables of runs: their headers, and the attributes of ResultText below them.
+# The columns of the table of experiments: their headers, and the attributes of ResultText below them.
 COLUMNS = {
     "command": "command",
     "epochs": "epochs",
@@ -60,12 +62,18 @@ class ResultText:
     `samples` has both if they differ. effective_sample_size is the median over the images of that of nll, and
     num_below_50 the number of images where it is below 50. share_of_active is the share that the first singular values,
     as many as there are active units, have in the sum of all; share_of_first_14 is that of the first 14.
+
+    test_elbo is the last one in history.csv, over the whole test set, and test_elbo_after_a_tenth the one after a tenth
+    of the epochs. full_time is the time that all planned epochs take at the pace of those that were run.
     """
 
     command: str
     figures: str
     epochs: str
     time: str = NOT_RUN
+    full_time: str = NOT_RUN
+    test_elbo: str = NOT_RUN
+    test_elbo_after_a_tenth: str = NOT_RUN
     elbo: str = NOT_RUN
     elbo_bits_per_dim: str = NOT_RUN
     nll: str = NOT_RUN
@@ -94,33 +102,28 @@ def write() -> None:
 
 def render() -> str:
     """Returns the text of RESULTS.md."""
-    texts = {experiment.name: describe_result(experiment.config) for experiment in EXPERIMENTS}
+    published = {experiment.name: results.read_published(experiment.config) for experiment in EXPERIMENTS}
+    texts = {
+        experiment.name: describe_result(experiment.config, published[experiment.name]) for experiment in EXPERIMENTS
+    }
     experiment_rows = [[experiment.shows, *make_cells(texts[experiment.name])] for experiment in EXPERIMENTS]
-    other_rows = [make_cells(describe_result(config)) for config in find_other_configs()]
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
-        others=format_table(list(COLUMNS), other_rows),
-        frey_faces_seeds=make_seeds_table(),
+        frey_faces_seeds=make_seeds_table(published),
         **texts,
     )
     return PICTURE.sub(replace_missing_picture, page)
 
 
-def find_other_configs() -> list[Config]:
-    """Returns the Configs of the runs in docs/ that no experiment has, sorted by the runs' names."""
-    experiment_names = {experiment.config.run_name for experiment in EXPERIMENTS}
-    folders = sorted(results.RESULTS.glob("[!.]*"))
-    return [runs.read_config(folder).config for folder in folders if folder.name not in experiment_names]
+def describe_result(config: Config, result: Result | None) -> ResultText:
+    """Returns what the page shows of the run of a Config.
 
-
-def describe_result(config: Config) -> ResultText:
-    """Returns what the files in docs/ say of the run of a Config. Raises RunError if one cannot be read."""
+    `result` is what docs/ has of it, or None. The singular values are read from docs/ here.
+    """
     figures = (results.FIGURES / config.run_name).as_posix()
-    folder = results.RESULTS / config.run_name
-    if not folder.is_dir():
+    if result is None:
         return ResultText(format_command(config), figures, epochs=format_epochs(0, config.num_epochs))
 
-    result = results.read(folder)
     command = format_command(config)
     if not result.data_verified:
         command += " (unverified)"
@@ -129,15 +132,28 @@ def describe_result(config: Config) -> ResultText:
         command=command,
         figures=figures,
         epochs=format_epochs(len(result.history), config.num_epochs),
-        time=format_time(sum(row.seconds for row in result.history)),
         elbo=format_nats(result.elbo),
         elbo_bits_per_dim=format_bits_per_dim(result.elbo),
         singular_values=format_singular_values(values),
         share_of_first_14=format_share(running_shares, REPORT_LATENTS_IN_USE),
     )
+    text = add_history(text, result.history, config.num_epochs)
     if result.metrics is None:
         return text
     return add_metrics(text, result.metrics, running_shares)
+
+
+def add_history(text: ResultText, history: Sequence[HistoryRow], num_planned: int) -> ResultText:
+    """Returns the text with what comes from history.csv, for a run that is to have num_planned epochs."""
+    seconds = sum(row.seconds for row in history)
+    a_tenth = math.ceil(len(history) / 10)
+    return dataclasses.replace(
+        text,
+        time=format_time(seconds),
+        full_time=format_time(seconds / len(history) * num_planned),
+        test_elbo=format_test_elbo(history[-1]),
+        test_elbo_after_a_tenth=format_test_elbo(history[a_tenth - 1]),
+    )
 
 
 def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float]) -> ResultText:
@@ -161,24 +177,24 @@ def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float])
     )
 
 
-def make_seeds_table() -> str:
-    """Returns a table with the NLL of q of each seed on Frey Faces, and their mean and standard deviation."""
-    configs = {experiment.name: experiment.config for experiment in EXPERIMENTS}
+def make_seeds_table(published: Mapping[str, Result | None]) -> str:
+    """Returns a table with the NLL of q of each seed on Frey Faces, and their mean and standard deviation.
+
+    `published` is what docs/ has of each experiment, by its name.
+    """
     header = ["NLL of q, nats", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
     rows = []
     for likelihood, names in FREY_FACES_SEEDS.items():
-        measures = [read_nll_of_q(configs[name]) for name in names]
+        measures = [nll_of_q(published[name]) for name in names]
         rows.append([likelihood, *(format_nats(measure) or NOT_RUN for measure in measures), *summarize(measures)])
     return format_table(header, rows)
 
 
-def read_nll_of_q(config: Config) -> Measure | None:
-    """Returns the NLL of q that docs/ has for the run of a Config, or None if it has none."""
-    folder = results.RESULTS / config.run_name
-    if not folder.is_dir():
+def nll_of_q(result: Result | None) -> Measure | None:
+    """Returns the NLL of q of a result, or None if it has none."""
+    if result is None or result.metrics is None:
         return None
-    metrics = results.read_metrics(folder)
-    return None if metrics is None else metrics.nll_of_q
+    return result.metrics.nll_of_q
 
 
 def summarize(measures: Sequence[Measure | None]) -> list[str]:
@@ -204,10 +220,17 @@ def format_epochs(num_done: int, num_planned: int) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Returns a time in minutes, or in seconds if it is below one minute."""
+    """Returns a time in seconds below one minute, in minutes below two hours, and else in hours."""
     if seconds < 60:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def format_test_elbo(row: HistoryRow) -> str:
+    """Returns the test ELBO after an epoch in nats, or NOT_RUN if it was not measured."""
+    return f"{row.test_elbo:.2f}" if math.isfinite(row.test_elbo) else NOT_RUN
 
 
 def format_nats(measure: Measure | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config import Config
 from vae import files, runs
 from vae.likelihoods import LIKELIHOODS
 from vae.training import HistoryRow
@@ -108,6 +109,12 @@ class Result:
 def read(folder: Path) -> Result:
     """Reads the small files of a run's folder. Raises RunError if one is damaged. Only metrics.json may be missing."""
     return Result(saved=runs.read_config(folder), history=runs.read_history(folder), metrics=read_metrics(folder))
+
+
+def read_published(config: Config) -> Result | None:
+    """Returns what docs/ has of the run of a Config, or None if it has nothing. Raises RunError if it is damaged."""
+    folder = RESULTS / config.run_name
+    return read(folder) if folder.is_dir() else None
 
 
 def read_metrics(folder: Path) -> Metrics | None:
