@@ -64,7 +64,8 @@ class ResultText:
     as many as there are active units, have in the sum of all; share_of_first_14 is that of the first 14.
 
     test_elbo is the last one in history.csv, over the whole test set, and test_elbo_after_a_tenth the one after a tenth
-    of the epochs. full_time is the time that all planned epochs take at the pace of those that were run.
+    of the epochs. time is the median time of an epoch times the number of epochs, and full_time the same for all
+    planned epochs.
     """
 
     command: str
@@ -145,12 +146,13 @@ def describe_result(config: Config, result: Result | None) -> ResultText:
 
 def add_history(text: ResultText, history: Sequence[HistoryRow], num_planned: int) -> ResultText:
     """Returns the text with what comes from history.csv, for a run that is to have num_planned epochs."""
-    seconds = sum(row.seconds for row in history)
+    # The mean would count the time for which a run was suspended.
+    seconds_per_epoch = statistics.median(row.seconds for row in history)
     a_tenth = math.ceil(len(history) / 10)
     return dataclasses.replace(
         text,
-        time=format_time(seconds),
-        full_time=format_time(seconds / len(history) * num_planned),
+        time=format_time(seconds_per_epoch * len(history)),
+        full_time=format_time(seconds_per_epoch * num_planned),
         test_elbo=format_test_elbo(history[-1]),
         test_elbo_after_a_tenth=format_test_elbo(history[a_tenth - 1]),
     )

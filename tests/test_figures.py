@@ -76,9 +76,18 @@ def test_learning_curves_show_the_test_elbo_where_it_was_measured():
 
 
 def test_the_limits_of_a_long_curve_leave_out_its_first_epochs():
-    elbos = np.array([-1e6, -1e5, *np.linspace(-120, -100, 98)])
-    low, high = figures.elbo_limits(elbos)
-    assert -121 < low < -100 < high < -98
+    epochs = np.arange(1, 101)
+    elbos = np.array([*np.linspace(-1e6, -1e5, 9), *np.linspace(-120, -100, 91)])
+    low, high = figures.elbo_limits(epochs, elbos)
+    assert -122 < low < -120 and -100 < high < -98
+
+
+def test_the_limits_of_a_long_curve_show_a_test_elbo_that_falls():
+    """As that of an overfitting model does."""
+    epochs = np.array([*range(1, 101), 50, 100])
+    elbos = np.array([*np.linspace(-120, -100, 100), -110, -130])
+    low, _ = figures.elbo_limits(epochs, elbos)
+    assert low < -130
 
 
 def test_latent_maps_with_labels_have_a_colour_for_each_label():

@@ -78,7 +78,7 @@ def learning_curves(
     tested_elbo = np.asarray(test_elbo)[is_tested]
     left.plot(epochs, train_elbo, label="train")
     left.plot(tested_epochs, tested_elbo, marker=".", label="test")
-    left.set_ylim(*elbo_limits(np.concatenate([train_elbo, tested_elbo])))
+    left.set_ylim(*elbo_limits(np.concatenate([epochs, tested_epochs]), np.concatenate([train_elbo, tested_elbo])))
     left.legend()
     right.plot(epochs, train_kl)
     label_curves(left, "ELBO (nats)")
@@ -86,10 +86,14 @@ def learning_curves(
     return figure
 
 
-def elbo_limits(elbos: np.ndarray) -> tuple[float, float]:
-    """Returns the limits of the ELBO's axis. They leave out the first epochs, which would hide all that follows."""
-    low = np.quantile(elbos, 0.1) if len(elbos) > 20 else elbos.min()
-    high = elbos.max()
+def elbo_limits(epochs: np.ndarray, elbos: np.ndarray) -> tuple[float, float]:
+    """Returns the limits of the ELBO's axis, for ELBOs [n] after the epochs [n].
+
+    They may leave out ELBOs of the first tenth of the epochs, which would hide all that follows.
+    """
+    shown = elbos[epochs >= epochs.max() / 10]
+    low = shown.min()
+    high = shown.max()
     margin = 0.05 * (high - low) + 1e-3
     return low - margin, high + margin
 
