@@ -96,7 +96,7 @@ class Replicas:
 
         # XLA has no collective operations on CPUs, so it compiles the gradients only.
         @tf.function(jit_compile=state.model.jit_compile, autograph=False)
-        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> training.Contribution:
             return training.compute_gradients(state.model, x, noise, batch_size)
 
         def take_step_on_replica(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:

@@ -42,9 +42,11 @@ def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
     """Returns a function () -> Elbo of NumPy arrays [n], for prepared images x [n, d] and one fixed z per image."""
     noise = generator(TEST_SEED, "test_noise").standard_normal((len(x), model.latent_dim), dtype=np.float32)
     chunk_size = chunk_size_for(x)
+    num_parts = 1
     # Where each operation has one thread, only parts keep all cores busy. Elsewhere they gain nothing.
-    has_parts = cores.has_one_thread_per_operation() and not model.jit_compile
-    sizes = cores.split_evenly(chunk_size, min(cores.count_cores(), chunk_size) if has_parts else 1)
+    if cores.has_one_thread_per_operation() and not model.jit_compile:
+        num_parts = min(cores.count_cores(), chunk_size)
+    sizes = cores.split_evenly(chunk_size, num_parts)
 
     @tf.function(jit_compile=model.jit_compile, autograph=False)
     def compiled_elbo(x: tf.Tensor, noise: tf.Tensor) -> Elbo:

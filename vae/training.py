@@ -211,31 +211,44 @@ def part_sizes(model: VAE, num_images: int) -> list[int]:
     return cores.split_evenly(num_images, 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1)
 
 
-def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Returns what images contribute to the gradients of their batch's loss, and to its mean log-likelihood and KL.
+class Contribution(NamedTuple):
+    """What images contribute to the loss of their batch.
 
-    x [rows, d] and noise [rows, L] are all rows of the batch or some of them. The number of rows must be static. The
-    gradients are a list like model.trainable_variables, and the two means are float32 [2] in nats. The step is computed
-    in parts, because operations that do not need each other's results run side by side, on several cores.
+    `gradients` are those of the loss, a list like model.trainable_variables. `terms` are the shares in the batch's mean
+    log-likelihood and mean KL, float32 [2] in nats.
+    """
+
+    gradients: list[tf.Tensor]
+    terms: tf.Tensor
+
+
+def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
+    """Returns what the rows of a batch contribute to its loss: all rows, or a replica's share of them.
+
+    x is [rows, d] and noise [rows, L]. The number of rows must be static. They are computed in parts, because
+    operations that do not need each other's results run side by side, on several cores.
     """
     sizes = part_sizes(model, x.shape[0])
     parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-    results = [compute_gradients_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts]
-    gradients_of_parts, terms_of_parts = zip(*results, strict=True)
-    gradients = [add_parts(of_variable) for of_variable in zip(*gradients_of_parts, strict=True)]
-    return gradients, add_parts(terms_of_parts)
+    contributions = [compute_gradients_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts]
+    gradients_by_variable = zip(*[part.gradients for part in contributions], strict=True)
+    return Contribution(
+        gradients=[add_parts(gradients) for gradients in gradients_by_variable],
+        terms=add_parts([part.terms for part in contributions]),
+    )
 
 
-def compute_gradients_of_part(
-    model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int
-) -> tuple[list[tf.Tensor], tf.Tensor]:
+def compute_gradients_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
     """Does what compute_gradients does, for one part of a step."""
     with tf.GradientTape() as tape:
         elbo = model.elbo(x, noise)
         log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
         kl = tf.reduce_sum(elbo.kl) / batch_size
         loss = kl - log_likelihood
-    return tape.gradient(loss, model.trainable_variables), tf.stack([log_likelihood, kl])
+    return Contribution(
+        gradients=tape.gradient(loss, model.trainable_variables),
+        terms=tf.stack([log_likelihood, kl]),
+    )
 
 
 def add_parts(values: Sequence[tf.Tensor]) -> tf.Tensor:
