@@ -423,7 +423,14 @@ def parse(script, argv):
     return cli.parse_args(argv, "", flags)
 
 
-def test_the_commands_of_the_pages_are_understood():
+# The images of the user's own in the commands of the pages.
+FOLDERS_OF_PAGES = ("path/to/photos", "tiles")
+
+
+def test_the_commands_of_the_pages_are_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in FOLDERS_OF_PAGES:
+        Path(folder).mkdir(parents=True)
     for script, argv in commands_of_pages():
         if script == "reproduce":
             cli.parse_args(argv, "", cli.REPORT_FLAGS)
@@ -435,7 +442,7 @@ def test_the_commands_of_the_pages_are_understood():
 def test_the_commands_of_the_pages_run(workspace, tmp_path, monkeypatch):
     """They run with one epoch and small data. A model that a command draws and that is not there is trained first."""
     monkeypatch.chdir(tmp_path)  # reproduce.py writes docs/ and RESULTS.md
-    for folder in ("path/to/photos", "tiles"):
+    for folder in FOLDERS_OF_PAGES:
         write_photos(Path(folder))
     commands = commands_of_pages()
     assert {script for script, _ in commands} >= {"train", *DRAWN_FILES}
