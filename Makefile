@@ -35,7 +35,7 @@ workers: .venv/installed  ## train conv3 on the digits with two workers on this 
 test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
-faults: .venv/installed-dev  ## run the slow tests: kills, full disks, fuzzing, the whole report
+faults: .venv/installed-dev  ## run the slow tests: more cases, kills, full disks, fuzzing, the whole report
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -n 0 tests/faults
 

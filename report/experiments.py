@@ -92,12 +92,19 @@ EXPERIMENTS = (
     Experiment("cifar10_normal", "task 2c, normal", Config("cifar10", NORMAL), MANY_LATENTS),
     Experiment("cifar10_logit_z2", "task 2c, logit, 2 latents", two_latents("cifar10", LOGIT), TWO_LATENTS),
     Experiment("cifar10_logit", "task 2c, logit", Config("cifar10", LOGIT), MANY_LATENTS),
-    Experiment("svhn", "figure 7", Config("svhn", "conv3"), PICTURES),
-    Experiment("svhn_bfloat16", "figure 7 in bfloat16", Config("svhn", "conv3", precision="mixed_bfloat16"), PICTURES),
+    Experiment("svhn", "figure 7", Config("svhn", "conv3"), PICTURES, num_samples=100),
+    Experiment(
+        "svhn_bfloat16",
+        "figure 7 in bfloat16",
+        Config("svhn", "conv3", precision="mixed_bfloat16"),
+        PICTURES,
+        num_samples=100,
+    ),
     Experiment(
         "cifar10_full",
         "figure 8",
         Config("cifar10_full", "conv3", num_epochs=1000, precision="mixed_bfloat16"),
         PICTURES,
+        num_samples=100,
     ),
 )

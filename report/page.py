@@ -15,7 +15,7 @@ from pathlib import Path
 
 from config import Config
 from report import results
-from report.experiments import EXPERIMENTS
+from report.experiments import EXPERIMENTS, Experiment
 from report.markdown import format_table
 from report.results import Measure, Metrics, Result
 from vae import files
@@ -63,9 +63,7 @@ class ResultText:
     num_below_50 the number of images where it is below 50. share_of_active is the share that the first singular values,
     as many as there are active units, have in the sum of all; share_of_first_14 is that of the first 14.
 
-    test_elbo is the last one in history.csv, over the whole test set, and test_elbo_after_a_tenth the one after a tenth
-    of the epochs. time is the median time of an epoch times the number of epochs, and full_time the same for all
-    planned epochs.
+    time is the median duration of the epochs multiplied by their number, and full_time the same for all planned epochs.
     """
 
     command: str
@@ -73,8 +71,6 @@ class ResultText:
     epochs: str
     time: str = NOT_RUN
     full_time: str = NOT_RUN
-    test_elbo: str = NOT_RUN
-    test_elbo_after_a_tenth: str = NOT_RUN
     elbo: str = NOT_RUN
     elbo_bits_per_dim: str = NOT_RUN
     nll: str = NOT_RUN
@@ -111,6 +107,18 @@ def render() -> str:
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
         frey_faces_seeds=make_seeds_table(published),
+        svhn_test_elbos=make_test_elbo_table(
+            "precision",
+            {"float32": published["svhn"], "mixed_bfloat16": published["svhn_bfloat16"]},
+            epochs=(10, 50, 100, 500),
+        ),
+        cifar10_test_elbos=make_test_elbo_table(
+            "precision", {"mixed_bfloat16": published["cifar10_full"]}, epochs=(1, 10, 100, 1000)
+        ),
+        planned_hours=sum_planned_hours(EXPERIMENTS, published),
+        planned_hours_of_conv3=sum_planned_hours(
+            [experiment for experiment in EXPERIMENTS if experiment.config.network == "conv3"], published
+        ),
         **texts,
     )
     return PICTURE.sub(replace_missing_picture, page)
@@ -119,7 +127,7 @@ def render() -> str:
 def describe_result(config: Config, result: Result | None) -> ResultText:
     """Returns what the page shows of the run of a Config.
 
-    `result` is what docs/ has of it, or None. The singular values are read from docs/ here.
+    `result` is the run's result in docs/, or None if it has none. The singular values are read from docs/, too.
     """
     figures = (results.FIGURES / config.run_name).as_posix()
     if result is None:
@@ -146,16 +154,17 @@ def describe_result(config: Config, result: Result | None) -> ResultText:
 
 def add_history(text: ResultText, history: Sequence[HistoryRow], num_planned: int) -> ResultText:
     """Returns the text with what comes from history.csv, for a run that is to have num_planned epochs."""
-    # The mean would count the time for which a run was suspended.
-    seconds_per_epoch = statistics.median(row.seconds for row in history)
-    a_tenth = math.ceil(len(history) / 10)
     return dataclasses.replace(
         text,
-        time=format_time(seconds_per_epoch * len(history)),
-        full_time=format_time(seconds_per_epoch * num_planned),
-        test_elbo=format_test_elbo(history[-1]),
-        test_elbo_after_a_tenth=format_test_elbo(history[a_tenth - 1]),
+        time=format_time(estimate_seconds(history, len(history))),
+        full_time=format_time(estimate_seconds(history, num_planned)),
     )
+
+
+def estimate_seconds(history: Sequence[HistoryRow], num_epochs: int) -> float:
+    """Returns how long num_epochs take at the pace of a history."""
+    # The mean would include the time for which a run was suspended.
+    return statistics.median(row.seconds for row in history) * num_epochs
 
 
 def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float]) -> ResultText:
@@ -187,16 +196,42 @@ def make_seeds_table(published: Mapping[str, Result | None]) -> str:
     header = ["NLL of q, nats", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
     rows = []
     for likelihood, names in FREY_FACES_SEEDS.items():
-        measures = [nll_of_q(published[name]) for name in names]
+        measures = [get_nll_of_q(published[name]) for name in names]
         rows.append([likelihood, *(format_nats(measure) or NOT_RUN for measure in measures), *summarize(measures)])
     return format_table(header, rows)
 
 
-def nll_of_q(result: Result | None) -> Measure | None:
+def get_nll_of_q(result: Result | None) -> Measure | None:
     """Returns the NLL of q of a result, or None if it has none."""
     if result is None or result.metrics is None:
         return None
     return result.metrics.nll_of_q
+
+
+def make_test_elbo_table(header: str, by_label: Mapping[str, Result | None], epochs: Sequence[int]) -> str:
+    """Returns a table with a row for each labelled result: its test ELBOs after these epochs, in nats.
+
+    They are those of history.csv, over the whole test set. A cell is empty if there is no test ELBO of that epoch.
+    """
+    rows = []
+    for label, result in by_label.items():
+        history = [] if result is None else result.history
+        test_elbos = {row.epoch: f"{row.test_elbo:.2f}" for row in history if math.isfinite(row.test_elbo)}
+        rows.append([label, *(test_elbos.get(epoch, "") for epoch in epochs)])
+    return format_table([header, *(f"epoch {epoch}" for epoch in epochs)], rows)
+
+
+def sum_planned_hours(experiments: Sequence[Experiment], published: Mapping[str, Result | None]) -> str:
+    """Returns how many hours all planned epochs of experiments take, at the pace of those that were run.
+
+    `published` is what docs/ has of each experiment, by its name. Experiments that were not run do not count.
+    """
+    seconds = 0.0
+    for experiment in experiments:
+        result = published[experiment.name]
+        if result is not None:
+            seconds += estimate_seconds(result.history, experiment.config.num_epochs)
+    return f"{seconds / 3600:.0f}"
 
 
 def summarize(measures: Sequence[Measure | None]) -> list[str]:
@@ -222,17 +257,12 @@ def format_epochs(num_done: int, num_planned: int) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Returns a time in seconds below one minute, in minutes below two hours, and else in hours."""
+    """Returns a time in seconds below one minute, in minutes below two hours, and otherwise in hours."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} hours"
-
-
-def format_test_elbo(row: HistoryRow) -> str:
-    """Returns the test ELBO after an epoch in nats, or NOT_RUN if it was not measured."""
-    return f"{row.test_elbo:.2f}" if math.isfinite(row.test_elbo) else NOT_RUN
 
 
 def format_nats(measure: Measure | None) -> str:

@@ -1,5 +1,6 @@
 """RESULTS.md and the README against the files in docs/, and reproduce.py on small data."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ import train
 from report import page, results
 from report.experiments import EXPERIMENTS, Experiment
 from vae import runs, signals
+from vae.training import HistoryRow
 
 ROOT = Path(config.__file__).parent
 
@@ -58,6 +60,14 @@ def test_the_readmes_table_of_results_agrees_with_the_files(monkeypatch):
 def describe(config):
     """Returns what RESULTS.md shows of a run."""
     return page.describe_result(config, results.read_published(config))
+
+
+def test_every_published_run_belongs_to_an_experiment(monkeypatch):
+    """A folder that no page shows is left from an earlier table of experiments."""
+    monkeypatch.chdir(ROOT)
+    run_names = {experiment.config.run_name for experiment in EXPERIMENTS}
+    for folder in (results.RESULTS, results.FIGURES):
+        assert {path.name for path in folder.iterdir() if path.is_dir()} <= run_names
 
 
 def split_row(line):
@@ -137,6 +147,41 @@ def test_the_page_shows_both_nlls_and_how_they_were_estimated(finished):
     assert (text.nll_error, text.effective_sample_size, text.num_below_50) == ("", "", "")
 
 
+def make_history(seconds, test_elbo=-3.0):
+    """Returns rows for epochs of these durations."""
+    return [HistoryRow(epoch, -1.0, -1.0, 0.0, test_elbo, duration) for epoch, duration in enumerate(seconds, 1)]
+
+
+def test_the_time_of_a_run_leaves_out_that_for_which_it_was_suspended():
+    text = page.describe_result(DIGITS.config, result=None)
+    text = page.add_history(text, make_history([10.0, 10.0, 3600.0, 10.0, 10.0]), num_planned=1000)
+    assert (text.time, text.full_time) == ("50 s", "2.8 hours")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(59.4, "59 s"), (60, "1.0 min"), (7199, "120.0 min"), (7200, "2.0 hours")]
+)
+def test_a_time_has_a_unit_of_its_size(seconds, expected):
+    assert page.format_time(seconds) == expected
+
+
+def test_the_table_of_test_elbos_is_empty_where_nothing_was_measured(finished):
+    table = page.make_test_elbo_table(
+        "run", {"done": results.read_published(DIGITS.config), "missing": None}, epochs=(4, 5)
+    )
+    header, _, done, missing = [split_row(line) for line in table.splitlines()]
+    assert header == ["run", "epoch 4", "epoch 5"]
+    assert done == ["done", f"{runs.read_history(finished)[-1].test_elbo:.2f}", ""]
+    assert missing == ["missing", "", ""]
+
+
+def test_the_planned_hours_count_what_was_run_at_its_pace(finished):
+    published = {"digits": results.read_published(DIGITS.config)}
+    hour_long = dataclasses.replace(published["digits"], history=make_history([3600.0]))
+    assert page.sum_planned_hours([DIGITS], {"digits": hour_long}) == "4"
+    assert page.sum_planned_hours([DIGITS], {"digits": None}) == "0"
+
+
 def test_the_nlls_of_earlier_versions_are_estimated_again(finished):
     run = Path("checkpoints") / finished.name
     path = run / "metrics.json"
@@ -168,7 +213,7 @@ def report(tmp_path, small_data, monkeypatch):
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
 
-# conv3 has no NLL unless a likelihood is chosen. So its evaluation takes a second, where others take ten.
+# conv3 has no NLL unless a likelihood is chosen. Its evaluation therefore takes one second instead of ten.
 DIGITS = Experiment(
     name="digits",
     shows="a test",

@@ -96,15 +96,15 @@ class Replicas:
 
         # XLA has no collective operations on CPUs, so it compiles the gradients only.
         @tf.function(jit_compile=state.model.jit_compile, autograph=False)
-        def compute_gradients(x: tf.Tensor, noise: tf.Tensor) -> training.Contribution:
-            return training.compute_gradients(state.model, x, noise, batch_size)
+        def compute_contribution(x: tf.Tensor, noise: tf.Tensor) -> training.Contribution:
+            return training.compute_contribution(state.model, x, noise, batch_size)
 
         def take_step_on_replica(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             first = replica * share
             x_share = tf.ensure_shape(x[first : first + share], (share, x.shape[-1]))
             noise_share = tf.ensure_shape(noise[first : first + share], (share, noise.shape[-1]))
-            gradients, terms = compute_gradients(x_share, noise_share)
+            gradients, terms = compute_contribution(x_share, noise_share)
             # Keras sums the gradients over the replicas.
             optimizer.apply(gradients, variables)
             return terms

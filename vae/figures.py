@@ -89,11 +89,10 @@ def learning_curves(
 def elbo_limits(epochs: np.ndarray, elbos: np.ndarray) -> tuple[float, float]:
     """Returns the limits of the ELBO's axis, for ELBOs [n] after the epochs [n].
 
-    They may leave out ELBOs of the first tenth of the epochs, which would hide all that follows.
+    They leave out low ELBOs of the first tenth of the epochs, which would hide all that follows.
     """
-    shown = elbos[epochs >= epochs.max() / 10]
-    low = shown.min()
-    high = shown.max()
+    low = elbos[epochs >= epochs.max() / 10].min()
+    high = elbos.max()
     margin = 0.05 * (high - low) + 1e-3
     return low - margin, high + margin
 

@@ -212,25 +212,27 @@ def part_sizes(model: VAE, num_images: int) -> list[int]:
 
 
 class Contribution(NamedTuple):
-    """What images contribute to the loss of their batch.
+    """What images contribute to a training step on their batch.
 
-    `gradients` are those of the loss, a list like model.trainable_variables. `terms` are the shares in the batch's mean
-    log-likelihood and mean KL, float32 [2] in nats.
+    `gradients` is what they add to the gradients of the loss, a list like model.trainable_variables. `terms` is what
+    they add to the batch's mean log-likelihood and mean KL, float32 [2], in nats.
     """
 
     gradients: list[tf.Tensor]
     terms: tf.Tensor
 
 
-def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """Returns what the rows of a batch contribute to its loss: all rows, or a replica's share of them.
+def compute_contribution(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
+    """Returns what rows of a batch contribute: all of them, or a replica's share.
 
-    x is [rows, d] and noise [rows, L]. The number of rows must be static. They are computed in parts, because
-    operations that do not need each other's results run side by side, on several cores.
+    x is [rows, d] and noise [rows, L]. The number of rows must be static. The contribution is computed in parts,
+    because operations that do not need each other's results run side by side, on several cores.
     """
     sizes = part_sizes(model, x.shape[0])
     parts = zip(tf.split(x, sizes), tf.split(noise, sizes), strict=True)
-    contributions = [compute_gradients_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts]
+    contributions = [
+        compute_contribution_of_part(model, x_part, noise_part, batch_size) for x_part, noise_part in parts
+    ]
     gradients_by_variable = zip(*[part.gradients for part in contributions], strict=True)
     return Contribution(
         gradients=[add_parts(gradients) for gradients in gradients_by_variable],
@@ -238,8 +240,8 @@ def compute_gradients(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: in
     )
 
 
-def compute_gradients_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """Does what compute_gradients does, for one part of a step."""
+def compute_contribution_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
+    """Returns what one part of a step contributes to its batch."""
     with tf.GradientTape() as tape:
         elbo = model.elbo(x, noise)
         log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
@@ -308,7 +310,7 @@ def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Bloc
     variables = model.trainable_variables
 
     def take_step(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        gradients, terms = compute_gradients(model, x, noise, batch_size)
+        gradients, terms = compute_contribution(model, x, noise, batch_size)
         optimizer.apply(gradients, variables)
         return terms
 
