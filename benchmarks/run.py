@@ -22,19 +22,19 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 NOTES_HEADING = "## Tried"
 INTRODUCTION = """# Benchmarks
 
-Written by `make benchmark` on {date}. {machine}
+`make benchmark` wrote the sections above [Tried](#tried) on {date}. The rest is written by hand. {machine}
 
 An epoch is timed from its first step to its last. The data is drawn again for each epoch. NumPy prepares it on a thread
 while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
 for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
 the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
-halves (a training step of this project has two parts), show what the users of a library could get. The other rows show
-what they get.
+halves (a training step of this project has two parts), show what the users of a library get if they try the same. The
+other rows show what they get without it.
 
 After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
-medians over the rounds. Ratios are medians of the ratios within each round, so changes in the machine's speed between
-rounds do not matter. The ELBO is the mean over the training images in the last epoch. Only ratios can be compared
+medians over the rounds. Ratios are medians of the ratios within each round, so slow changes in the machine's speed
+matter little. The ELBO is the mean over the training images in the last epoch. Only ratios can be compared
 between machines."""
 
 # Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
