@@ -113,7 +113,7 @@ def render() -> str:
             epochs=(10, 50, 100, 500),
         ),
         cifar10_test_elbos=make_test_elbo_table(
-            "precision", {"mixed_bfloat16": published["cifar10_full"]}, epochs=(1, 10, 30, 70)
+            "precision", {"mixed_bfloat16": published["cifar10_full"]}, epochs=(1, 10, 30, 100)
         ),
         planned_hours=sum_planned_hours(EXPERIMENTS, published),
         planned_hours_of_conv3=sum_planned_hours(
