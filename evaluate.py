@@ -69,10 +69,11 @@ def format_table(metrics: dict[str, Any]) -> str:
     if sample_size is None:
         lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
     else:
-        lines.append(
-            f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median; "
-            f"below 50 for {sample_size['num_below_50']} images"
-        )
+        line = f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median"
+        # With fewer samples, every image is below 50.
+        if metrics["num_samples"] >= 50:
+            line += f"; below 50 for {sample_size['num_below_50']} images"
+        lines.append(line)
     active_units = metrics["active_units"]
     numbers = " ".join(str(unit) for unit in active_units)
     lines.append(f"{'active units':34} {len(active_units):10}    {numbers}")

@@ -189,7 +189,8 @@ def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
     listed = "".join(f"\n  {file.name}  {file.sha256}" for file in files)
     return (
         f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}\n"
-        "files with another sha256 are accepted with --allow_unverified"
+        "files with another sha256 are accepted with --allow_unverified\n"
+        f"if another folder already has {folder.name}/, give that folder as --data_dir"
     )
 
 

@@ -90,7 +90,8 @@ def _how_to_provide(folder: Path) -> str:
         f"to provide the data yourself, put {MAT.name} or {PKL.name} into {folder.resolve()}; one of them is enough\n"
         f"  {PKL.name}: its sha256, as sha256sum prints it, is {PKL.sha256}\n"
         f"  {MAT.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
-        f"the file is read; it is {MAT.sha256}"
+        f"the file is read; it is {MAT.sha256}\n"
+        f"if another folder already has {folder.name}/, give that folder as --data_dir"
     )
 
 

@@ -234,12 +234,13 @@ def test_without_the_frey_faces_the_message_says_that_one_file_is_enough_and_wha
     mat, pkl = serve_from(server[0], monkeypatch, frey_faces, "MAT", "PKL")
     with pytest.raises(DataError) as caught:
         datasets.load("frey_faces", tmp_path)
-    assert str(caught.value).splitlines()[-3:] == [
+    assert str(caught.value).splitlines()[-4:] == [
         f"to provide the data yourself, put {mat.name} or {pkl.name} into {tmp_path / 'frey_faces'}; "
         "one of them is enough",
         f"  {pkl.name}: its sha256, as sha256sum prints it, is {pkl.sha256}",
         f"  {mat.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
         f"the file is read; it is {mat.sha256}",
+        "if another folder already has frey_faces/, give that folder as --data_dir",
     ]
     # Neither digest stands anywhere else in the message.
     assert str(caught.value).count(mat.sha256) == str(caught.value).count(pkl.sha256) == 1
@@ -257,11 +258,12 @@ def test_if_svhn_cannot_be_downloaded_the_message_names_both_files_and_their_dig
         monkeypatch.setattr(svhn, name, file._replace(sha256=hashlib.sha256(b"content").hexdigest()))
     with pytest.raises(DataError, match="HTTP 404") as caught:
         datasets.load("svhn", tmp_path)
-    assert str(caught.value).splitlines()[-4:] == [
+    assert str(caught.value).splitlines()[-5:] == [
         f"to provide the data yourself, put the following into {tmp_path / 'svhn'} (file name, sha256):",
         f"  {svhn.TRAIN.name}  {svhn.TRAIN.sha256}",
         f"  {svhn.TEST.name}  {svhn.TEST.sha256}",
         "files with another sha256 are accepted with --allow_unverified",
+        "if another folder already has svhn/, give that folder as --data_dir",
     ]
 
 

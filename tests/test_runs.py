@@ -297,6 +297,17 @@ def test_the_lock_is_released_if_the_training_fails(folder, kept_locks):
     assert len(kept_locks) == 2 and "diverged" in str(caught.value)
 
 
+def test_a_run_that_saved_nothing_leaves_no_folder(folder):
+    with pytest.raises(KeyboardInterrupt), runs.training_run(folder):
+        assert folder.is_dir()
+        raise KeyboardInterrupt
+    assert not folder.exists()
+    save(folder, 7)
+    with runs.training_run(folder):
+        pass
+    assert runs.saved_epoch(folder) == 7
+
+
 def test_temporary_files_of_a_killed_process_are_removed_when_training_begins(folder):
     save(folder, 1)
     (folder / ".history.csv.1.tmp").write_text("half")

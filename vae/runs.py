@@ -166,13 +166,21 @@ class Run:
 
 @contextlib.contextmanager
 def training_run(folder: str | os.PathLike) -> Iterator[Run]:
-    """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it."""
+    """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it.
+
+    The folder is created if there is none, and removed if nothing was saved in it.
+    """
     # If the folder is a symbolic link, its target is used, so that moving the folder leaves the link in place.
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        remove_temporary_files(folder)
-        yield Run(folder)
+        # Another process may have removed the empty folder before this one had the lock.
+        folder.mkdir(exist_ok=True)
+        try:
+            remove_temporary_files(folder)
+            yield Run(folder)
+        finally:
+            remove_if_empty(folder)
 
 
 @contextlib.contextmanager
@@ -187,6 +195,12 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         file_lock.release()
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Removes a folder that holds nothing. A folder that cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def remove_temporary_files(folder: Path) -> None:
