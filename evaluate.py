@@ -70,8 +70,8 @@ def format_table(metrics: dict[str, Any]) -> str:
         lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
     else:
         line = f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median"
-        # With fewer samples, every image is below 50.
-        if metrics["num_samples"] >= 50:
+        # With fewer samples, no image can have 50 effective ones.
+        if metrics["num_samples"] > 50:
             line += f"; below 50 for {sample_size['num_below_50']} images"
         lines.append(line)
     active_units = metrics["active_units"]

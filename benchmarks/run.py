@@ -29,13 +29,13 @@ while the model trains, unless the row says otherwise. The programs in a table t
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
 for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
 the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
-halves (a training step of this project has two parts), show what the users of a library get if they try the same. The
-other rows show what they get without it.
+halves (a training step of this project has two parts), show what the users of a library get with this project's two
+tricks. The other rows show what they get without them.
 
 After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
 medians over the rounds. Ratios are medians of the ratios within each round, so slow changes in the machine's speed
-matter little. The ELBO is the mean over the training images in the last epoch. Only ratios can be compared
-between machines."""
+matter little. The ELBO is the mean over the training images in the last epoch. Seconds cannot be compared between
+machines."""
 
 # Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
 # Without them, the other libraries run with their defaults, and this project with what cli.tensorflow_environment sets.

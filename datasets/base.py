@@ -190,7 +190,7 @@ def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
     return (
         f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}\n"
         "files with another sha256 are accepted with --allow_unverified\n"
-        f"if another folder already has {folder.name}/, give that folder as --data_dir"
+        f"if you have the data elsewhere, in <folder>/{folder.name}, give it with --data_dir <folder>"
     )
 
 

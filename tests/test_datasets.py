@@ -240,7 +240,7 @@ def test_without_the_frey_faces_the_message_says_that_one_file_is_enough_and_wha
         f"  {pkl.name}: its sha256, as sha256sum prints it, is {pkl.sha256}",
         f"  {mat.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
         f"the file is read; it is {mat.sha256}",
-        "if another folder already has frey_faces/, give that folder as --data_dir",
+        "if you have the data elsewhere, in <folder>/frey_faces, give it with --data_dir <folder>",
     ]
     # Neither digest stands anywhere else in the message.
     assert str(caught.value).count(mat.sha256) == str(caught.value).count(pkl.sha256) == 1
@@ -263,7 +263,7 @@ def test_if_svhn_cannot_be_downloaded_the_message_names_both_files_and_their_dig
         f"  {svhn.TRAIN.name}  {svhn.TRAIN.sha256}",
         f"  {svhn.TEST.name}  {svhn.TEST.sha256}",
         "files with another sha256 are accepted with --allow_unverified",
-        "if another folder already has svhn/, give that folder as --data_dir",
+        "if you have the data elsewhere, in <folder>/svhn, give it with --data_dir <folder>",
     ]
 
 

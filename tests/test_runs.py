@@ -297,15 +297,29 @@ def test_the_lock_is_released_if_the_training_fails(folder, kept_locks):
     assert len(kept_locks) == 2 and "diverged" in str(caught.value)
 
 
-def test_a_run_that_saved_nothing_leaves_no_folder(folder):
+def test_a_new_run_that_saved_nothing_leaves_no_folder(folder):
     with pytest.raises(KeyboardInterrupt), runs.training_run(folder):
         assert folder.is_dir()
         raise KeyboardInterrupt
     assert not folder.exists()
-    save(folder, 7)
+
+
+def test_a_refused_trainer_makes_no_folder(folder):
+    with runs.training_run(folder):
+        folder.rmdir()
+        with pytest.raises(runs.RunError, match="another process"), runs.training_run(folder):
+            pass
+        assert not folder.exists()
+
+
+def test_an_empty_folder_of_the_user_stays(folder, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to(target)
     with runs.training_run(folder):
         pass
-    assert runs.saved_epoch(folder) == 7
+    assert target.is_dir() and folder.is_symlink()
 
 
 def test_temporary_files_of_a_killed_process_are_removed_when_training_begins(folder):
@@ -379,20 +393,6 @@ def test_through_a_link_the_folder_that_it_points_to_is_moved(folder, tmp_path):
         overwrite(folder, epoch)
         assert folder.is_symlink() and runs.saved_epoch(folder) == runs.saved_epoch(target) == epoch
         assert runs.restore(tmp_path / "replaced" / f"elsewhere.{number}").epoch == replaced_epoch
-
-
-def test_a_second_trainer_that_makes_the_folder_again_is_no_obstacle(folder, monkeypatch):
-    """It makes the folder before it asks for the lock, and this may be just after the earlier one was moved."""
-    save(folder, 7)
-    rename = type(folder).rename
-
-    def rename_and_make_again(path, target):
-        rename(path, target)
-        path.mkdir()
-
-    monkeypatch.setattr(type(folder), "rename", rename_and_make_again)
-    overwrite(folder, 1)
-    assert runs.saved_epoch(folder) == 1
 
 
 # ---- Damage --------------------------------------------------------------------------------------------------------

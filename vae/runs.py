@@ -131,8 +131,7 @@ class Run:
         destination = next_free_folder(self.folder.parent / REPLACED, self.folder.name)
         destination.parent.mkdir(exist_ok=True)
         self.folder.rename(destination)
-        # A second trainer may make the folder in between, before it finds the lock taken.
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir()
         print(f"the earlier model is now in {destination}")
 
     def is_save_due(self, epoch: int) -> bool:
@@ -168,19 +167,20 @@ class Run:
 def training_run(folder: str | os.PathLike) -> Iterator[Run]:
     """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it.
 
-    The folder is created if there is none, and removed if nothing was saved in it.
+    The folder is created if there is none. Such a new folder is removed again if nothing was saved in it.
     """
     # If the folder is a symbolic link, its target is used, so that moving the folder leaves the link in place.
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        # Another process may have removed the empty folder before this one had the lock.
+        is_new = not folder.exists()
         folder.mkdir(exist_ok=True)
         try:
             remove_temporary_files(folder)
             yield Run(folder)
         finally:
-            remove_if_empty(folder)
+            if is_new:
+                remove_if_empty(folder)
 
 
 @contextlib.contextmanager
