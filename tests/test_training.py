@@ -159,6 +159,15 @@ def test_the_parts_of_a_step(network, num_images, num_cores, sizes, monkeypatch)
     assert training.part_sizes(new_state(network=network).model, num_images) == sizes
 
 
+def test_a_step_of_a_large_flat_network_has_one_part(monkeypatch):
+    model = new_state().model
+    num_weights = sum(variable.numpy().size for variable in model.trainable_variables)
+    monkeypatch.setattr(training, "MAX_WEIGHTS_OF_TWO_PARTS", num_weights)
+    assert training.part_sizes(model, 100) == [50, 50]
+    monkeypatch.setattr(training, "MAX_WEIGHTS_OF_TWO_PARTS", num_weights - 1)
+    assert training.part_sizes(model, 100) == [100]
+
+
 def test_a_step_has_one_part_on_a_gpu_and_where_the_user_has_set_the_threads(monkeypatch):
     monkeypatch.setattr(cores, "count_cores", lambda: 4)
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

@@ -32,9 +32,11 @@ MAX_BLOCK_FLOPS = 2e11
 MAX_BLOCK_BYTES = 2**27
 
 # From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
-# they gain, and so do four parts of a large batch. The number of parts depends on nothing else, least of all on the
-# machine, since it decides the order of sums: equal parameters give equal bits on two or more cores.
+# they gain, and so do four parts of a large batch. So do two parts of a network with more weights than this, since each
+# part has gradients for all of them. The number of parts depends on nothing else, least of all on the machine, since it
+# decides the order of sums: equal parameters give equal bits on two or more cores.
 MIN_BATCH_OF_TWO_PARTS = 100
+MAX_WEIGHTS_OF_TWO_PARTS = 1_000_000
 
 # The last epoch of each stage of staged_rate: stage i has 3^i epochs.
 STAGE_ENDS = (1, 4, 13, 40, 121, 364, 1093, 3280)
@@ -208,7 +210,13 @@ def part_sizes(model: VAE, num_images: int) -> list[int]:
     """Returns the numbers of images in the parts in which a step on num_images is computed."""
     if not model.jit_compile:
         return cores.sizes_per_core(num_images)
-    return cores.split_evenly(num_images, 2 if num_images >= MIN_BATCH_OF_TWO_PARTS else 1)
+    has_two_parts = num_images >= MIN_BATCH_OF_TWO_PARTS and count_weights(model) <= MAX_WEIGHTS_OF_TWO_PARTS
+    return cores.split_evenly(num_images, 2 if has_two_parts else 1)
+
+
+def count_weights(model: VAE) -> int:
+    """Returns the number of the model's weights and biases."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 class Contribution(NamedTuple):
@@ -268,10 +276,9 @@ def step_bytes(model: VAE, batch_size: int) -> int:
     pass, which has a gradient for each of them. The gradients of a step's parts are not counted. They matter only for
     large images with many latents.
     """
-    num_weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     layers = [*model.encoder.layers, *model.decoder.layers]
     num_outputs = sum(math.prod(layer.output.shape[1:]) for layer in layers)
-    return 4 * (4 * num_weights + 2 * batch_size * num_outputs)
+    return 4 * (4 * count_weights(model) + 2 * batch_size * num_outputs)
 
 
 def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, seed: int) -> Iterator[Block]:
