@@ -190,8 +190,13 @@ def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
     return (
         f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}\n"
         "files with another sha256 are accepted with --allow_unverified\n"
-        f"if you have the data elsewhere, in <folder>/{folder.name}, give it with --data_dir <folder>"
+        f"{how_to_point_to(folder.name)}"
     )
+
+
+def how_to_point_to(name: str) -> str:
+    """Returns the line of an error message for users who have the data set's folder `name` in another place."""
+    return f"if you have the data elsewhere, in <folder>/{name}, give it with --data_dir <folder>"
 
 
 def last_line(printed: str, default: str) -> str:

@@ -20,6 +20,7 @@ from datasets.base import (
     Source,
     cached,
     fetch,
+    how_to_point_to,
     sha256_of_array,
     split,
 )
@@ -91,7 +92,7 @@ def _how_to_provide(folder: Path) -> str:
         f"  {PKL.name}: its sha256, as sha256sum prints it, is {PKL.sha256}\n"
         f"  {MAT.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
         f"the file is read; it is {MAT.sha256}\n"
-        f"if you have the data elsewhere, in <folder>/{folder.name}, give it with --data_dir <folder>"
+        f"{how_to_point_to(folder.name)}"
     )
 
 

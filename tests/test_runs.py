@@ -395,6 +395,20 @@ def test_through_a_link_the_folder_that_it_points_to_is_moved(folder, tmp_path):
         assert runs.restore(tmp_path / "replaced" / f"elsewhere.{number}").epoch == replaced_epoch
 
 
+def test_a_program_that_makes_the_folder_again_is_no_obstacle(folder, monkeypatch):
+    """An earlier version of train.py made it before it asked for the lock: just after the old one was moved, maybe."""
+    save(folder, 7)
+    rename = type(folder).rename
+
+    def rename_and_make_again(path, target):
+        rename(path, target)
+        path.mkdir()
+
+    monkeypatch.setattr(type(folder), "rename", rename_and_make_again)
+    overwrite(folder, 1)
+    assert runs.saved_epoch(folder) == 1
+
+
 # ---- Damage --------------------------------------------------------------------------------------------------------
 
 

@@ -131,7 +131,8 @@ class Run:
         destination = next_free_folder(self.folder.parent / REPLACED, self.folder.name)
         destination.parent.mkdir(exist_ok=True)
         self.folder.rename(destination)
-        self.folder.mkdir()
+        # Another program may make the folder in between.
+        self.folder.mkdir(exist_ok=True)
         print(f"the earlier model is now in {destination}")
 
     def is_save_due(self, epoch: int) -> bool:

@@ -31,10 +31,10 @@ from vae.randomness import generator
 MAX_BLOCK_FLOPS = 2e11
 MAX_BLOCK_BYTES = 2**27
 
-# From this batch size on, a step of an XLA-compiled network has two parts. With fewer images, the parts cost more than
-# they gain, and so do four parts of a large batch. So do two parts of a network with more weights than this, since each
-# part has gradients for all of them. The number of parts depends on nothing else, least of all on the machine, since it
-# decides the order of sums: equal parameters give equal bits on two or more cores.
+# A step of an XLA-compiled network has two parts, from this batch size on and up to this number of weights. With fewer
+# images, the parts cost more than they gain, and so do four parts of a large batch. With more weights, the gradients of
+# the second part cost more than the parts gain. The number of parts depends on nothing else, least of all on the
+# machine, since it decides the order of sums: equal parameters give equal bits on two or more cores.
 MIN_BATCH_OF_TWO_PARTS = 100
 MAX_WEIGHTS_OF_TWO_PARTS = 1_000_000
 
@@ -216,7 +216,7 @@ def part_sizes(model: VAE, num_images: int) -> list[int]:
 
 def count_weights(model: VAE) -> int:
     """Returns the number of the model's weights and biases."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return model.encoder.count_params() + model.decoder.count_params()
 
 
 class Contribution(NamedTuple):
