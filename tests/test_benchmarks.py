@@ -38,6 +38,7 @@ def has_library(contender):
     return all(importlib.util.find_spec(library) for library in libraries)
 
 
+@pytest.mark.slow
 def test_this_project_and_the_limit_take_turns(one_round, capfd):
     images = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), dtype=np.uint8)
     # benchmarks.turns does nothing when it is started as a program. So it ends before it prints a measurement.

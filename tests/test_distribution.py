@@ -78,7 +78,7 @@ def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, 
 @pytest.mark.parametrize(
     ("num_devices", "names"),
     [
-        (2, ["flat", "conv3"]),
+        pytest.param(2, ["flat", "conv3"], marks=pytest.mark.slow),
         pytest.param(2, ["flat_bfloat16"], marks=pytest.mark.slow),
         pytest.param(4, ["flat", "conv3"], marks=pytest.mark.slow),
     ],

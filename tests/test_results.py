@@ -283,6 +283,7 @@ def test_a_quick_look_changes_no_better_result(report, finished, capsys):
     assert len(runs.read_history(finished)) == 1 and runs.read_config(finished).data_verified
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, finished):
     assert results.read(finished).data_verified
     entries = json.loads((finished / "metrics.json").read_text())
@@ -294,6 +295,7 @@ def test_an_evaluation_on_unverified_data_makes_a_result_unverified(report, fini
     assert len(runs.read_history(finished)) == 1 and results.read(finished).data_verified
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
     assert report("--epochs_scale", "0.5") == 0 and report() == 0
     run = Path("checkpoints") / digits.name
@@ -305,6 +307,7 @@ def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_
     assert runs.restore(run).epoch == 4 and (digits / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_page_that_is_left_from_long_ago_is_not_published(report, digits):
     """The experiment has no page. The user can have made one with explore.py."""
     left = Path("pictures") / digits.name / "explorer.html"
