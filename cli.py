@@ -221,7 +221,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "precision": {
         "choices": PRECISIONS,
         "default": Config.precision,
-        "help": "arithmetic of the networks; weights and sums are always float32 (default: %(default)s)",
+        "help": "arithmetic of the networks; weights, likelihood and KL are float32 (default: %(default)s)",
     },
     "learning_rate_schedule": {
         "choices": LEARNING_RATE_SCHEDULES,
@@ -263,7 +263,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
         "default": 1.0,
-        "help": "share of the epochs and importance samples; 0 trains nothing, all samples (default: %(default)s)",
+        "help": "share of the epochs and samples; 0 trains nothing and takes all samples (default: %(default)s)",
     },
     "only": {
         "nargs": "+",
@@ -324,7 +324,7 @@ def make_parser(description: str, flags: Sequence[str]) -> argparse.ArgumentPars
     for flag in flags:
         if flag in PATH_FLAGS:
             path_flag = PATH_FLAGS[flag]
-            text = f"default: {path_flag.folder!r}, or the environment variable {path_flag.variable}"
+            text = f"default: the environment variable {path_flag.variable}, or else {path_flag.folder!r}"
             parser.add_argument(f"--{flag}", type=folder_path, metavar="DIR", default=path_flag.default(), help=text)
         else:
             parser.add_argument(f"--{flag}", **ARGUMENTS[flag])
@@ -702,7 +702,7 @@ class TrainedRun(NamedTuple):
 def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     """Restores the model that the flags name, and loads its data set. With --list it prints the runs, and exits.
 
-    `args` comes from parse_args_for_trained_model.
+    `args` comes from parse_args_for_trained_model. Raises RunError or DataError if the model or data cannot be used.
     """
     # TensorFlow is imported here first, so that what it prints is held back.
     with tensorflow_environment():

@@ -30,7 +30,7 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 PRECISIONS = ("float32", "mixed_bfloat16")
 LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
-# The names that these fields may have, and the smallest values of these numbers. cli.name_or_path checks the
+# CHOICES has the names that a field may have, and MINIMA the smallest value of a number. cli.name_or_path checks the
 # data set, because a path needs the disk.
 CHOICES = {
     "vae_type": tuple(VAE_TYPES),

@@ -33,17 +33,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from vae import evaluation, files, runs
 
+    # Another process may save the run during the evaluation, so this is read now.
+    saved = runs.read_config(trained.folder)
     effort = DEFAULT_EFFORT[args.config.network]
-    images = trained.data.test_images[: effort.num_images]
     num_samples = effort.num_samples if args.num_samples is None else args.num_samples
-    with tqdm.tqdm(total=len(images), unit="image", disable=not sys.stderr.isatty()) as bar:
-        metrics = evaluation.compute_metrics(trained.model, images, num_samples, on_image=bar.update)
+    # The whole test set is prepared, so that each image is the one that train.py and the figures have.
+    x = evaluation.prepare_test(trained.model.likelihood, trained.data.test_images)[: effort.num_images]
+    with tqdm.tqdm(total=len(x), unit="image", disable=not sys.stderr.isatty()) as bar:
+        metrics = evaluation.compute_metrics(trained.model, x, num_samples, on_image=bar.update)
 
     metrics["epoch"] = trained.model.epoch
     # The table comes first, so that the results of a long evaluation are not lost if the file cannot be written.
     print(format_table(metrics), flush=True)
 
-    saved = runs.read_config(trained.folder)
     metrics["model"] = {"data_verified": saved.data_verified, "versions": saved.versions}
     metrics["evaluation"] = {"data_verified": trained.data.verified, "versions": runs.library_versions()}
     path = trained.folder / "metrics.json"
@@ -70,7 +72,7 @@ def format_table(metrics: dict[str, Any]) -> str:
         lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
     else:
         line = f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median"
-        # With fewer samples, no image can have 50 effective ones.
+        # With 50 samples or fewer, no image has more than 50 effective ones.
         if metrics["num_samples"] > 50:
             line += f"; below 50 for {sample_size['num_below_50']} images"
         lines.append(line)

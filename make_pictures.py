@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # Figure 1a: rows and columns of generated images
 NUM_GENERATED = (10, 10)
 
-# Figure 1b: test images, and the reconstructions of each. Their noise is that of figure 1a, so there are not more.
+# Figure 1b: test images, and the reconstructions of each. They use the noise of figure 1a, so there are no more of them
+# than it has rows and columns.
 NUM_RECONSTRUCTED = 10
 NUM_RECONSTRUCTIONS = 9
 
@@ -28,17 +29,18 @@ NUM_PAIRS = 5
 NUM_INTERPOLATIONS = 5
 NUM_STEPS = 20
 
+NUM_TEST_IMAGES = NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS
+
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args_for_trained_model(argv, __doc__)
     trained = cli.open_trained_run(args)
-    num_needed = NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS
     num_images = len(trained.data.test_images)
-    if num_images < num_needed:
+    if num_images < NUM_TEST_IMAGES:
         raise cli.UsageError(
-            f"these pictures need {num_needed} test images, and {trained.data.name} has {num_images}; "
-            f"of your own images, a tenth becomes the test set, or what is in the folder test"
+            f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {num_images}; "
+            f"give more images, as a tenth of them becomes the test set; or put {NUM_TEST_IMAGES} into a folder test"
         )
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
@@ -51,7 +53,7 @@ def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> N
 
     rng = randomness.generator(draw_seed, "draw")
     noise = rng.standard_normal((*NUM_GENERATED, model.latent_dim), dtype=np.float32)
-    chosen = rng.permutation(len(test_images))[: NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS]
+    chosen = rng.permutation(len(test_images))[:NUM_TEST_IMAGES]
     # An image is encoded as it was prepared with the rest of the test set, so that evaluation and pictures agree.
     x = evaluation.prepare_test(model.likelihood, test_images)[chosen]
     posterior = model.encode(x)

@@ -13,6 +13,7 @@ import cli
 from config import Config
 
 if TYPE_CHECKING:
+    from cli import TrainedRun
     from datasets import Dataset
     from vae.latent import LatentPlane
     from vae.model import VAE
@@ -31,27 +32,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(data.test_images) < 2:
         raise cli.UsageError(f"this picture needs 2 test images, and {data.name} has 1")
 
-    from vae import figures, runs
+    from vae import figures
 
     plane = plane_of(trained.model, data)
     name = "latent_space_2d.png" if trained.model.latent_dim == 2 else "latent_space_pca.png"
     picture = figures.latent_maps([plane], data.test_labels, data.class_names)
     cli.save_picture(picture, trained.pictures_folder / name)
 
+    draw_comparison(args, trained, plane)
+
+
+def draw_comparison(args: argparse.Namespace, trained: TrainedRun, plane: LatentPlane) -> None:
+    """Draws the trained run, whose points are in `plane`, beside its twin with the other number of COMPARED latents.
+
+    Nothing is drawn if the run has no twin, or if the twin is not trained yet.
+    """
+    from vae import figures, runs
+
     compared = compared_runs(args)
-    if trained.folder in compared and all(runs.saved_epoch(folder) > 0 for folder in compared):
-        planes = []
-        for folder, config in compared.items():
-            # The other run may have been trained on other images of the user that were called the same.
-            runs.check_digest(folder, data.digest)
-            if folder == trained.folder:
-                planes.append(plane)
-            else:
-                model = runs.restore(folder, config)
-                runs.check_image_shape(folder, model.image_shape, trained.model.image_shape)
-                planes.append(plane_of(model, data))
-        picture = figures.latent_maps(planes, data.test_labels, data.class_names)
-        cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
+    if trained.folder not in compared or any(runs.saved_epoch(folder) == 0 for folder in compared):
+        return
+    data = trained.data
+    planes = []
+    for folder, config in compared.items():
+        # The twin may have been trained on other images of the user that were called the same.
+        runs.check_digest(folder, data.digest)
+        if folder == trained.folder:
+            planes.append(plane)
+        else:
+            model = runs.restore(folder, config)
+            runs.check_image_shape(folder, model.image_shape, trained.model.image_shape)
+            planes.append(plane_of(model, data))
+    picture = figures.latent_maps(planes, data.test_labels, data.class_names)
+    cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
 
 def plane_of(model: VAE, data: Dataset) -> LatentPlane:

@@ -191,7 +191,7 @@ def train_as_chief(args: argparse.Namespace, link: Link) -> int:
 
 def train_as_worker(args: argparse.Namespace, link: Link) -> int:
     """Trains as a worker that is not the chief, and returns the exit code."""
-    from vae import evaluation, runs, signals
+    from vae import evaluation, signals
 
     config = args.config
     name = link.task.name
@@ -201,13 +201,12 @@ def train_as_worker(args: argparse.Namespace, link: Link) -> int:
     if is_finished:
         print(f"{name}: nothing to do: the run is finished")
         return 0
-    build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
-    state = replicas.create_state(build_model, config.learning_rate)
+    state = create_state(config, data, replicas)
     replicas.broadcast(state)
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
     signal_number = 0
     with signals.deferred() as received:
-        rows = make_rows(config, data, state, measure_test_elbo, lambda num_steps: None, replicas)
+        rows = train_epochs(config, data, state, measure_test_elbo, lambda num_steps: None, replicas)
         with contextlib.closing(rows):
             for _ in rows:
                 signal_number = replicas.agreed_signal(first_of(received))
@@ -261,10 +260,9 @@ def warn_about_memory(config: Config, image_shape: tuple[int, ...], num_images: 
     step_bytes = training.step_bytes(model, num_images)
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if step_bytes > machine_bytes:
-        size = "x".join(map(str, image_shape))
         print(
-            f"a training step on {num_images} images of {size} needs about {step_bytes / 2**30:.0f} GiB of "
-            f"memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
+            f"a training step on {num_images} images of {runs.format_shape(image_shape)} needs about "
+            f"{step_bytes / 2**30:.0f} GiB of memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
             "try a smaller --batch_size, or --image_size for your own images",
             file=sys.stderr,
         )
@@ -275,14 +273,10 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset, replicas: R
 
     With --overwrite, the earlier model is moved away only now, when the data and the new model are ready.
     """
-    from vae import runs, training
+    from vae import runs
 
     config = args.config
-    build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
-    if replicas is None:
-        state = training.create_state(build_model(), config.learning_rate)
-    else:
-        state = replicas.create_state(build_model, config.learning_rate)
+    state = create_state(config, data, replicas)
     if args.overwrite:
         run.move_to_replaced()
     else:
@@ -295,6 +289,16 @@ def prepare_state(args: argparse.Namespace, run: Run, data: Dataset, replicas: R
     if replicas is not None:
         replicas.broadcast(state)
     return state
+
+
+def create_state(config: Config, data: Dataset, replicas: Replicas | None) -> tf.train.Checkpoint:
+    """Returns a new state to train, on one replica or several."""
+    from vae import runs, training
+
+    build_model = functools.partial(runs.build, config, image_shape=data.train_images.shape[1:])
+    if replicas is None:
+        return training.create_state(build_model(), config.learning_rate)
+    return replicas.create_state(build_model, config.learning_rate)
 
 
 def warn_about_precision(config: Config, model: VAE) -> None:
@@ -330,7 +334,7 @@ def has_bfloat16_instructions() -> bool:
     return "bf16" in cpuinfo.read_text()
 
 
-def make_rows(
+def train_epochs(
     config: Config,
     data: Dataset,
     state: tf.train.Checkpoint,
@@ -338,7 +342,7 @@ def make_rows(
     on_steps: Callable[[int], object],
     replicas: Replicas | None,
 ) -> Generator[HistoryRow, None, None]:
-    """Trains as training.fit does, with the parameters of a Config, on one replica or several."""
+    """Trains an epoch for each row that it yields: training.fit with the parameters of a Config, on all replicas."""
     from vae import training
 
     rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
@@ -370,7 +374,7 @@ def train_and_save(
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(signals.deferred())
         bar = stack.enter_context(progress_bar(config, int(state.epoch), len(data.train_images)))
-        rows = make_rows(config, data, state, measure_test_elbo, bar.update, replicas)
+        rows = train_epochs(config, data, state, measure_test_elbo, bar.update, replicas)
         stack.enter_context(contextlib.closing(rows))
         for row in rows:
             # A signal may arrive at any time, so this is the only look at it in an epoch.

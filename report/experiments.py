@@ -55,6 +55,14 @@ def other_seeds(name: str, shows: str, config: Config) -> list[Experiment]:
 EXPERIMENTS = (
     Experiment("mnist_z2", "figure 2a", Config(latent_dim=2), TWO_LATENTS + PAGE),
     Experiment("mnist", "figures 1 and 3, task 1b", Config(), MANY_LATENTS + PAGE, num_samples=5000),
+    Experiment(
+        "mnist_staged",
+        "figure 1 with a falling learning rate",
+        # The stages 0 to 6 of the schedule.
+        Config(num_epochs=1093, learning_rate_schedule="staged"),
+        MANY_LATENTS,
+        num_samples=5000,
+    ),
     Experiment("mnist_z2_h500", "figure 2b", wide(latent_dim=2), TWO_LATENTS),
     Experiment("mnist_h500", "figure 4", wide(), MANY_LATENTS),
     Experiment("mnist_h500_seed1", "figure 4, another seed", wide(seed=1), SINGULAR_VALUES),

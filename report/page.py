@@ -107,6 +107,11 @@ def render() -> str:
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
         frey_faces_seeds=make_seeds_table(published),
+        mnist_test_elbos=make_test_elbo_table(
+            "learning rate",
+            {"constant": published["mnist"], "staged": published["mnist_staged"]},
+            epochs=(10, 40, 120, 360, 500, 1090),
+        ),
         svhn_test_elbos=make_test_elbo_table(
             "precision",
             {"float32": published["svhn"], "mixed_bfloat16": published["svhn_bfloat16"]},

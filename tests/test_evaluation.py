@@ -86,20 +86,20 @@ def test_active_units_are_those_whose_means_vary(data):
     kernel = 3 * last_layer.kernel.numpy()
     kernel[:, 1] = 0  # The second latent's mean is the same for every image.
     last_layer.kernel.assign(kernel)
-    metrics = evaluation.compute_metrics(vae, data.test_images, num_samples=2)
+    x = evaluation.prepare_test(vae.likelihood, data.test_images)
+    metrics = evaluation.compute_metrics(vae, x, num_samples=2)
     assert metrics["active_units"] == [0, 2]
     assert metrics["bits_per_dim"] == {"elbo": None, "nll": None, "nll_of_q": None}
 
 
 def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
     vae = create("bernoulli")
-    images = data.test_images[:40]
+    x = evaluation.prepare_test(vae.likelihood, data.test_images[:40])
     calls = []
-    metrics = evaluation.compute_metrics(vae, images, num_samples=60, on_image=lambda: calls.append(1))
+    metrics = evaluation.compute_metrics(vae, x, num_samples=60, on_image=lambda: calls.append(1))
     assert len(calls) == 40
     assert metrics["num_samples"] == metrics["num_samples_of_q"] == 60
 
-    x = evaluation.prepare_test(vae.likelihood, images)
     weights = np.array(list(importance.log_weights(vae, x, evaluation.posteriors(vae, x), 60)))
     sizes = np.array([[importance.effective_sample_size(row) for row in rows] for rows in weights])
     for row, name in enumerate(("nll_of_q", "nll")):
@@ -114,13 +114,17 @@ def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
 
 
 def test_a_single_sample_has_no_estimators_error(data):
-    metrics = evaluation.compute_metrics(create("bernoulli"), data.test_images[:5], num_samples=1)
+    vae = create("bernoulli")
+    x = evaluation.prepare_test(vae.likelihood, data.test_images[:5])
+    metrics = evaluation.compute_metrics(vae, x, num_samples=1)
     assert metrics["nll"]["estimator_error"] is metrics["nll_of_q"]["estimator_error"] is None
     assert "estimator's error" not in evaluate.format_table(metrics | {"epoch": 1})
-    metrics = evaluation.compute_metrics(create("bernoulli"), data.test_images[:5], num_samples=2)
+    metrics = evaluation.compute_metrics(vae, x, num_samples=2)
     assert evaluate.format_table(metrics | {"epoch": 1}).count("estimator's error") == 3
 
 
 def test_without_a_likelihood_there_is_no_nll(data):
-    metrics = evaluation.compute_metrics(create("cross_entropy"), data.test_images[:10], num_samples=2)
+    vae = create("cross_entropy")
+    x = evaluation.prepare_test(vae.likelihood, data.test_images[:10])
+    metrics = evaluation.compute_metrics(vae, x, num_samples=2)
     assert metrics["nll"] is metrics["nll_of_q"] is metrics["effective_sample_size"] is None

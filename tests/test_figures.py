@@ -189,7 +189,7 @@ def test_the_colours_of_classes_differ_for_every_vision(vision):
 
 
 def test_a_sheet_of_large_pictures_is_drawn_smaller(monkeypatch):
-    monkeypatch.setattr(figures, "MAX_SHEET_SIDE", 60)
+    monkeypatch.setattr(figures, "MAX_SIDE", 60)
     images = np.random.default_rng(0).random((2, 3, 8, 10, 3))
     assert draw(figures.image_grid(images)).shape == (32, 60, 3)
     assert draw(figures.image_grid(np.tile(images, (1, 2, 1, 1, 1)))).shape == (16, 60, 3)
@@ -201,6 +201,12 @@ def test_singular_values_has_a_value_on_each_bar():
     assert [bar.get_height() for bar in upper.patches] == [3.0, 1.0]
     assert {text.get_text() for text in upper.texts} == {"3.0", "1.0"}
     assert {text.get_text() for text in lower.texts} == {"0.750", "1.000"}
+
+
+def test_the_singular_values_of_many_latents_fit_into_a_figure():
+    values = np.linspace(2, 1, 200)
+    figure = figures.singular_values(values, np.cumsum(values) / values.sum())
+    assert figure.get_figwidth() * figure.dpi == figures.MAX_SIDE
 
 
 def test_singular_values_are_those_of_the_gram_matrix():

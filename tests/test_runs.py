@@ -304,6 +304,15 @@ def test_a_new_run_that_saved_nothing_leaves_no_folder(folder):
     assert not folder.exists()
 
 
+def test_an_overwriting_run_that_saved_nothing_leaves_no_folder(folder):
+    save(folder, epoch=1)
+    with pytest.raises(KeyboardInterrupt), runs.training_run(folder) as run:
+        run.move_to_replaced()
+        raise KeyboardInterrupt
+    assert not folder.exists()
+    assert runs.saved_epoch(folder.parent / runs.REPLACED / f"{folder.name}.1") == 1
+
+
 def test_a_refused_trainer_makes_no_folder(folder):
     with runs.training_run(folder):
         folder.rmdir()
@@ -556,7 +565,7 @@ def test_a_saved_config_with_a_field_too_few_or_too_many_is_refused(folder):
     edit_config(folder, config=fields | {"colour": "red"})
     with pytest.raises(runs.RunError, match="config has unknown entries: colour"):
         runs.restore(folder)
-    for field in runs.SAVED_FIELDS:
+    for field in runs.REQUIRED_FIELDS:
         edit_config(folder, config={name: value for name, value in fields.items() if name != field})
         with pytest.raises(runs.RunError, match=f"config has no entry '{field}'"):
             runs.restore(folder)
@@ -564,8 +573,8 @@ def test_a_saved_config_with_a_field_too_few_or_too_many_is_refused(folder):
 
 def test_a_field_that_was_added_after_a_run_was_saved_has_its_default(folder, monkeypatch):
     save(folder, 3)
-    monkeypatch.setattr(runs, "SAVED_FIELDS", [field for field in runs.SAVED_FIELDS if field != "activation"])
-    edit_config(folder, config={field: getattr(CONFIG, field) for field in runs.SAVED_FIELDS})
+    monkeypatch.setattr(runs, "REQUIRED_FIELDS", [field for field in runs.REQUIRED_FIELDS if field != "activation"])
+    edit_config(folder, config={field: getattr(CONFIG, field) for field in runs.REQUIRED_FIELDS})
     assert runs.read_config(folder).config == CONFIG
 
 

@@ -250,7 +250,7 @@ def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, 
     workspace.train(*argv, "--latent_dim", "2", "--num_epochs", "1")
     pictures = draw_all(workspace, *argv)
     for name, (rows, columns) in GRIDS.items():
-        scale = min(2, figures.MAX_SHEET_SIDE / max(rows * shape[0], columns * shape[1]))
+        scale = min(2, figures.MAX_SIDE / max(rows * shape[0], columns * shape[1]))
         assert pictures[name].shape[:2] == (round(rows * shape[0] * scale), round(columns * shape[1] * scale))
 
 

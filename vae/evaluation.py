@@ -18,7 +18,8 @@ from vae.randomness import TEST_SEED, generator
 # A latent counts as active if the variance of its posterior mean exceeds this (Burda et al. 2016, section 4.2).
 ACTIVE_VARIANCE = 0.01
 
-# How many test images go through the network at once: fewer of images larger than those of the report's data sets.
+# How many test images go through the network at once. If they are larger than those of the report's data sets, fewer
+# do.
 CHUNK_SIZE = 1000
 MAX_CHUNK_PIXELS = CHUNK_SIZE * 32 * 32 * 3
 
@@ -104,9 +105,9 @@ def posterior_means(model: VAE, images: np.ndarray) -> np.ndarray:
 
 
 def compute_metrics(
-    model: VAE, images: np.ndarray, num_samples: int, on_image: Callable[[], object] = lambda: None
+    model: VAE, x: np.ndarray, num_samples: int, on_image: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Returns what evaluate.py reports for test images uint8 [n, h, w, c], as a dict that JSON can hold.
+    """Returns what evaluate.py reports for prepared test images x, [n, d], as a dict that JSON can hold.
 
     "elbo", "log_likelihood", "kl", "nll" and "nll_of_q" have the mean over the images and its "standard_error", in
     nats. The standard error comes from the spread over the images.
@@ -120,7 +121,6 @@ def compute_metrics(
     "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the indices of the latents in use (Burda et al.
     2016, section 4.2). on_image() is called after the importance samples of each image.
     """
-    x = prepare_test(model.likelihood, images)
     posterior = posteriors(model, x)
     elbo = make_elbo_evaluator(model, x)()
     metrics: dict[str, Any] = {

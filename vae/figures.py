@@ -12,8 +12,8 @@ from vae.latent import LatentPlane
 
 DPI = 100
 NUM_CLASSES = 10
-# A sheet of pictures has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
-MAX_SHEET_SIDE = 10000
+# A figure has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
+MAX_SIDE = 10000
 
 # The colours of the user's own classes. Any two are at least 0.08 apart in OKLab (Ottosson 2020), with full colour
 # vision and with each kind of colour blindness (Machado et al. 2009). The first few are further apart. Two of
@@ -48,7 +48,7 @@ def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2)
     """Draws pictures edge to edge, without axes (figures 1a to 1c and 5 to 8).
 
     images: [rows, columns, h, w, c] in [0, 1], where c is 1 or 3. line_after: the number of columns before a red line.
-    zoom: screen pixels per image pixel. It is less if the sheet would have more than MAX_SHEET_SIDE pixels a side.
+    zoom: screen pixels per image pixel. It is less if the sheet would have more than MAX_SIDE pixels a side.
     """
     rows, columns, height, width, channels = images.shape
     # [rows, columns, h, w, c] -> [rows, h, columns, w, c] -> one sheet [rows h, columns w, c], in bytes and in colour
@@ -56,7 +56,7 @@ def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2)
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     sheet = np.rint(sheet * 255).astype(np.uint8)
 
-    scale = min(zoom, MAX_SHEET_SIDE / max(columns * width, rows * height))
+    scale = min(zoom, MAX_SIDE / max(columns * width, rows * height))
     size_in_inches = (columns * width * scale / DPI, rows * height * scale / DPI)
     figure = Figure(figsize=size_in_inches, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -152,8 +152,9 @@ def shorten(name: str) -> str:
 
 
 def singular_values(values: np.ndarray, shares: np.ndarray) -> Figure:
-    """Draws the singular values and their running share, [L] each: two bar charts, a value on each bar (figure 4)."""
-    figure = Figure(figsize=(max(6, 0.55 * len(values) + 2), 8), dpi=DPI, layout="constrained")
+    """Draws the singular values and their running share, [k] each: two bar charts, a value on each bar (figure 4)."""
+    width_in_inches = min(max(6, 0.55 * len(values) + 2), MAX_SIDE / DPI)
+    figure = Figure(figsize=(width_in_inches, 8), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, 1)
     draw_bars(upper, values, "{:.1f}", "Singular values of the latent means")
     draw_bars(lower, shares, "{:.3f}", "Running share of the sum of the singular values")
@@ -161,7 +162,7 @@ def singular_values(values: np.ndarray, shares: np.ndarray) -> Figure:
 
 
 def draw_bars(axes: Axes, heights: np.ndarray, label_format: str, title: str) -> None:
-    """Draws bars over 1..L, with a label on each."""
+    """Draws bars over 1..k for heights [k], with a label on each."""
     numbers = np.arange(1, len(heights) + 1)
     bars = axes.bar(numbers, heights)
     axes.bar_label(bars, [label_format.format(height) for height in heights], fontsize=8)

@@ -52,12 +52,10 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
     """Returns a compiled function of an image [d], and of the mean and log_std of its q(z|x), [L] each: its Fit.
 
     First, the mode of p(x, z) is found. The curvature there would give Laplace's approximation, but a network of relus
-    has kinks, and the mode is often at one. So the curvature is averaged: in each round, two opposite points are drawn
-    from the current Gaussian. The inverse covariance becomes the mean of the curvatures at all points so far, and the
-    mean moves by ever shorter Newton steps. Up to the decoder's own curvature, this leads to the Gaussian with the
-    smallest KL(Gaussian || p(z|x)) (Opper & Archambeau 2009, "The variational Gaussian approximation revisited").
+    has kinks, and the mode is often at one. So the curvature is averaged: see average_over_pairs.
 
-    The points are drawn with the same noise for all images. If a number overflows, the Fit is q(z|x).
+    The points are drawn with the same noise for all images. If a number overflows, or a Cholesky factor does not exist,
+    the Fit is q(z|x).
     """
     num_fitted = count_fitted(model.latent_dim)
     pair_noise = generator(TEST_SEED, "fit").standard_normal((NUM_PAIRS, num_fitted))
@@ -72,28 +70,11 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
 
         center = find_mode(model, image, q.mean, directions)
         _, precision = differentiate(model, image, center[None], directions)
-
-        def average_over_pair(
-            index: tf.Tensor, center: tf.Tensor, precision: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            noise = tf.gather(tf.constant(pair_noise), index)
-            deviation = tf.linalg.triangular_solve(tf.linalg.cholesky(precision), noise[:, None], adjoint=True)[:, 0]
-            offset = tf.linalg.matvec(directions, deviation, transpose_a=True)
-            gradient, pair_precision = differentiate(
-                model, image, tf.stack([center + offset, center - offset]), directions
-            )
-            weight = 1 / tf.cast(index + 1, tf.float64)
-            precision += weight * (pair_precision - precision)
-            center += weight * newton_step(gradient, precision, directions)
-            return index + 1, center, precision
-
-        _, center, precision = tf.while_loop(
-            lambda index, *_: index < NUM_PAIRS, average_over_pair, (0, center, precision)
-        )
+        center, precision = average_over_pairs(model, image, center, precision, directions, tf.constant(pair_noise))
         fit = Fit(latents, tf.gather(center, latents), tf.linalg.cholesky(precision))
         fit_of_q = Fit(latents, tf.gather(q.mean, latents), tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents))))
-        has_converged = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
-        return tf.nest.map_structure(lambda part, part_of_q: tf.where(has_converged, part, part_of_q), fit, fit_of_q)
+        is_finite = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
+        return tf.nest.map_structure(lambda part, part_of_q: tf.where(is_finite, part, part_of_q), fit, fit_of_q)
 
     return fit_posterior
 
@@ -117,6 +98,36 @@ def find_mode(model: VAE, image: tf.Tensor, start: tf.Tensor, directions: tf.Ten
 
     _, mode, _ = tf.while_loop(goes_on, climb, (0, start, tf.constant(math.inf, tf.float64)))
     return mode
+
+
+def average_over_pairs(
+    model: VAE,
+    image: tf.Tensor,
+    mode: tf.Tensor,
+    precision_at_mode: tf.Tensor,
+    directions: tf.Tensor,
+    pair_noise: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the center, [L], and the inverse covariance, [F, F], of a Gaussian around the mode, [L], of p(x, z).
+
+    In each round, two opposite points are drawn from the current Gaussian, with a row of pair_noise [NUM_PAIRS, F]. The
+    inverse covariance becomes the mean of the curvatures at all points so far, and the center moves by ever shorter
+    Newton steps. Up to the decoder's own curvature, this leads to the Gaussian with the smallest
+    KL(Gaussian || p(z|x)) (Opper & Archambeau 2009, "The variational Gaussian approximation revisited").
+    """
+
+    def add_pair(index: tf.Tensor, center: tf.Tensor, precision: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        noise = tf.gather(pair_noise, index)
+        deviation = tf.linalg.triangular_solve(tf.linalg.cholesky(precision), noise[:, None], adjoint=True)[:, 0]
+        offset = tf.linalg.matvec(directions, deviation, transpose_a=True)
+        gradient, pair_precision = differentiate(model, image, tf.stack([center + offset, center - offset]), directions)
+        weight = 1 / tf.cast(index + 1, tf.float64)
+        precision += weight * (pair_precision - precision)
+        center += weight * newton_step(gradient, precision, directions)
+        return index + 1, center, precision
+
+    _, center, precision = tf.while_loop(lambda index, *_: index < NUM_PAIRS, add_pair, (0, mode, precision_at_mode))
+    return center, precision
 
 
 def newton_step(gradient: tf.Tensor, precision: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,7 @@ from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
 
 # What a sample is drawn from: a multivariate t around the fitted Gaussian, the encoder's q(z|x), or the prior p(z).
+# make_samples and log_densities have them in this order.
 FITTED, ENCODER, PRIOR = range(3)
 # The parts of the mixture, which are sampled in turn.
 MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
@@ -39,9 +40,10 @@ def log_weights(
 
     In the first row, r is q(z|x), and the z_k are samples of it (Burda et al. 2016).
 
-    In the second row, r is the mixture, and the z_k are K other samples. The weights are at most p(x|z_k) over the
-    share of the prior (Hesterberg 1995, "Weighted average importance sampling and defensive mixture distributions";
-    Veach & Guibas 1995, the balance heuristic). The fit does not depend on the samples, so the estimate is unbiased.
+    In the second row, r is the mixture, and the z_k are K other samples. From 20 samples on, the prior is part of the
+    mixture, and the weights are at most p(x|z_k) over its share (Hesterberg 1995, "Weighted average importance sampling
+    and defensive mixture distributions"; Veach & Guibas 1995, the balance heuristic). The fit does not depend on the
+    samples, so the estimate is unbiased.
 
     x: prepared images [n, d]; posterior: their q(z|x), [n, L]. Each image has a noise stream of its own, drawn in the
     order of the samples, so that neither the other images nor max_rows change its weights.
@@ -81,7 +83,7 @@ def draw_noise(
 
 
 def degrees_of_freedom(latent_dim: int) -> float:
-    """Returns those of the t: few for heavy tails, but more with more latents, where few would scatter too widely."""
+    """Returns the degrees of freedom of the t. Few give heavy tails, but with many latents they scatter too widely."""
     return max(5.0, count_fitted(latent_dim) / 2)
 
 
@@ -91,7 +93,7 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
     It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
     float64, as p(z|x) can be very narrow.
     """
-    # With few samples, the parts that are never sampled have no share.
+    # With fewer than 20 samples, the parts that are never sampled have no share.
     counts = np.bincount(np.resize(MIXTURE, num_samples), minlength=len(set(MIXTURE)))
     with np.errstate(divide="ignore"):
         log_shares = np.log(counts / num_samples)

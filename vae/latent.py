@@ -63,7 +63,7 @@ def principal_components(means: np.ndarray) -> np.ndarray:
 def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the singular values of Z = means [n, L], in decreasing order, and their running share (figure 4).
 
-    Both are [L]. The running share is the sum of the singular values so far over the sum of all.
+    Both are [min(n, L)]. The running share is the sum of the singular values so far over the sum of all.
     """
     values = np.linalg.svd(means, compute_uv=False)
     return values, np.cumsum(values) / values.sum()

@@ -128,8 +128,9 @@ def create(
 ) -> VAE:
     """Returns a VAE with fresh weights; network and likelihood are given by name. Equal seeds give equal weights.
 
-    precision: Keras's dtype policy for the networks, "float32" or "mixed_bfloat16" (products in bfloat16, weights in
-    float32: Micikevicius et al. 2018, arXiv:1710.03740). The networks' outputs, the likelihood and the KL are float32.
+    precision: Keras's dtype policy for the networks, "float32" or "mixed_bfloat16" (Micikevicius et al. 2018,
+    arXiv:1710.03740). With the latter, the networks compute in bfloat16, their outputs included. Their weights, the
+    likelihood and the KL are float32.
     """
     chosen_network = NETWORKS[network]
     chosen_likelihood = LIKELIHOODS[likelihood]

@@ -38,7 +38,7 @@ FIRST_HISTORY_FIELDS = HistoryRow._fields[:-1]
 REPLACED = "replaced"
 
 # The fields of Config that every config.json has. A field that was added later has its default if it is missing.
-SAVED_FIELDS = (
+REQUIRED_FIELDS = (
     "dataset",
     "vae_type",
     "latent_dim",
@@ -55,11 +55,12 @@ SAVED_FIELDS = (
 CONFIG_REMEDY = (
     "put back a copy of this file; or train with the same flags for one epoch into another --checkpoints_dir, "
     "and copy config.json from there\n"
-    "to train again from scratch: --overwrite"
+    "to train again from scratch: train.py with the same flags and --overwrite"
 )
 HISTORY_REMEDY = (
     "the model does not depend on this file: evaluate.py and the drawing scripts work without it\n"
-    "to train the model further, correct this file or put back a copy of it; to train again from scratch: --overwrite"
+    "to train the model further, correct this file or put back a copy of it\n"
+    "to train again from scratch: train.py with the same flags and --overwrite"
 )
 
 
@@ -168,19 +169,20 @@ class Run:
 def training_run(folder: str | os.PathLike) -> Iterator[Run]:
     """Yields the Run of a folder, and holds its lock meanwhile. Raises RunError if another process trains in it.
 
-    The folder is created if there is none. Such a new folder is removed again if nothing was saved in it.
+    The folder is created if there is none. If nothing is in it at the end, it is removed, unless it was there and empty
+    before.
     """
     # If the folder is a symbolic link, its target is used, so that moving the folder leaves the link in place.
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder):
-        is_new = not folder.exists()
+        was_empty = folder.is_dir() and not any(folder.iterdir())
         folder.mkdir(exist_ok=True)
         try:
             remove_temporary_files(folder)
             yield Run(folder)
         finally:
-            if is_new:
+            if not was_empty:
                 remove_if_empty(folder)
 
 
@@ -267,7 +269,7 @@ def parse_config(content: Any) -> SavedConfig:
     """Returns what the content of a config.json says. Raises ValueError if an entry is missing or has a wrong value."""
     check_entries(content, "the file", ("config", "image_shape", "data_verified"))
     fields = content["config"]
-    check_entries(fields, "config", SAVED_FIELDS)
+    check_entries(fields, "config", REQUIRED_FIELDS)
     unknown_fields = set(fields) - {field.name for field in dataclasses.fields(Config)}
     if unknown_fields:
         raise ValueError(f"config has unknown entries: {', '.join(sorted(unknown_fields))}")
@@ -332,7 +334,8 @@ def check_image_shape(folder: Path, saved: tuple[int, ...], wanted: tuple[int, .
     if saved != wanted:
         raise RunError(
             f"{folder} holds a model of {format_shape(saved)} images, but the data set has {format_shape(wanted)}: "
-            "it was trained on another data set, or its config.json was edited"
+            "it was trained on another data set, or its config.json was edited\n"
+            "if config.json was edited, undo that; to train a new model: train.py with the same flags and --overwrite"
         )
 
 
@@ -368,7 +371,7 @@ def write_history(folder: Path, history: list[HistoryRow]) -> None:
 
 
 def read_history(folder: str | os.PathLike) -> list[HistoryRow]:
-    """Returns the rows of a run's history.csv, those of the epochs 1, 2, 3 and so on.
+    """Returns the rows of a run's history.csv: one for each epoch, from 1 on.
 
     Raises RunError if it cannot be read, and says what to do.
     """

@@ -32,9 +32,9 @@ MAX_BLOCK_FLOPS = 2e11
 MAX_BLOCK_BYTES = 2**27
 
 # A step of an XLA-compiled network has two parts, from this batch size on and up to this number of weights. With fewer
-# images, the parts cost more than they gain, and so do four parts of a large batch. With more weights, the gradients of
-# the second part cost more than the parts gain. The number of parts depends on nothing else, least of all on the
-# machine, since it decides the order of sums: equal parameters give equal bits on two or more cores.
+# images, the parts cost more than they gain. With more weights, adding up their gradients does. Four parts never
+# gained. The number of parts decides the order of sums, so it must not depend on the machine: equal flags give a flat
+# network equal bits on any number of cores from two on.
 MIN_BATCH_OF_TWO_PARTS = 100
 MAX_WEIGHTS_OF_TWO_PARTS = 1_000_000
 
@@ -128,8 +128,8 @@ def fit(
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
     its draws depend on `seed` and on its number alone. learning_rate_of(epoch) returns Adam's learning rate;
-    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after every k steps.
-    train_block trains on a block, as the function of compile_block does, which is the default. Raises
+    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after each block, which has k steps.
+    train_block takes the steps of a block. By default, it is the function that compile_block returns. Raises
     FloatingPointError if the ELBO or a weight is not a finite number.
     """
     model = state.model
@@ -187,8 +187,8 @@ def check_finite(epoch: int, *values: float | tf.Variable) -> None:
     """Raises FloatingPointError if training has diverged: one of the ELBOs and weights after `epoch` is not finite."""
     if not all(np.isfinite(value).all() for value in values):
         raise FloatingPointError(
-            f"the ELBO or a weight after epoch {epoch} is not a finite number; what was saved before is kept: "
-            "try a lower --learning_rate, or another --activation"
+            f"training diverged: the ELBO or a weight after epoch {epoch} is not a finite number; "
+            "try a lower --learning_rate, or another --activation (what was saved before is kept)"
         )
 
 
