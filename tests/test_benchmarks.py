@@ -58,6 +58,7 @@ def test_this_project_and_the_limit_take_turns(one_round, capfd):
     assert f"| this project | {ours['seconds']:.3f} | 1.00 |" in compare.make_table(measurements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [compare.FLAT, compare.CONV3], ids=["flat", "conv3"])
 def test_every_row_trains_in_miniature(table, one_round, capfd):
     contenders = [contender for contender in table if contender.name != compare.LIMIT and has_library(contender)]

@@ -84,7 +84,7 @@ def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatc
     assert fit.factor.shape == (2, 2)
 
 
-@pytest.mark.parametrize("max_images", [1, 3])
+@pytest.mark.parametrize("max_images", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_no_more_pixels_of_large_images_are_decoded_at_once_than_allowed(max_images, images, monkeypatch):
     """In the pairs, at least one row of each of the two points is decoded."""
     model = create_for_digits("normal", latent_dim=5)
