@@ -29,8 +29,8 @@ while the model trains, unless the row says otherwise. The programs in a table t
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
 for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
 the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
-halves, show what the users of a library get with two tricks of this project, whose steps have two parts with H = 200.
-The other rows show what they get without them.
+halves, show what the users of a library get with this project's tricks. (A step of this project has two parts with H =
+200, and one with H = 500.) The other rows show what they get without them.
 
 After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
 medians over the rounds. Ratios are medians of the ratios within each round, so slow changes in the machine's speed

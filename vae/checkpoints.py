@@ -188,7 +188,7 @@ def describe_unreadable(folder: str | os.PathLike, reasons: dict[int, str]) -> s
     lines = [f"no checkpoint in {folder} can be read"]
     for epoch, reason in reasons.items():
         lines.append(f"{checkpoint_path(folder, epoch)} cannot be read: {reason}")
-    lines.append("to train it again from scratch: train.py with the same flags and --overwrite")
+    lines.append("to train it again from scratch: train.py with the flags of this run and --overwrite")
     return "\n".join(lines)
 
 

@@ -18,8 +18,7 @@ from vae.randomness import TEST_SEED, generator
 # A latent counts as active if the variance of its posterior mean exceeds this (Burda et al. 2016, section 4.2).
 ACTIVE_VARIANCE = 0.01
 
-# How many test images go through the network at once. If they are larger than those of the report's data sets, fewer
-# do.
+# At most this many test images, and at most this many of their pixels, go through the network at once.
 CHUNK_SIZE = 1000
 MAX_CHUNK_PIXELS = CHUNK_SIZE * 32 * 32 * 3
 

@@ -55,12 +55,12 @@ REQUIRED_FIELDS = (
 CONFIG_REMEDY = (
     "put back a copy of this file; or train with the same flags for one epoch into another --checkpoints_dir, "
     "and copy config.json from there\n"
-    "to train again from scratch: train.py with the same flags and --overwrite"
+    "to train again from scratch: train.py with the flags of this run and --overwrite"
 )
 HISTORY_REMEDY = (
     "the model does not depend on this file: evaluate.py and the drawing scripts work without it\n"
     "to train the model further, correct this file or put back a copy of it\n"
-    "to train again from scratch: train.py with the same flags and --overwrite"
+    "to train again from scratch: train.py with the flags of this run and --overwrite"
 )
 
 
@@ -335,7 +335,8 @@ def check_image_shape(folder: Path, saved: tuple[int, ...], wanted: tuple[int, .
         raise RunError(
             f"{folder} holds a model of {format_shape(saved)} images, but the data set has {format_shape(wanted)}: "
             "it was trained on another data set, or its config.json was edited\n"
-            "if config.json was edited, undo that; to train a new model: train.py with the same flags and --overwrite"
+            "if config.json was edited, undo that\n"
+            "to train a new model: train.py with the flags of this run and --overwrite"
         )
 
 
