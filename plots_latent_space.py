@@ -13,7 +13,6 @@ import cli
 from config import Config
 
 if TYPE_CHECKING:
-    from cli import TrainedRun
     from datasets import Dataset
     from vae.latent import LatentPlane
     from vae.model import VAE
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw_comparison(args, trained, plane)
 
 
-def draw_comparison(args: argparse.Namespace, trained: TrainedRun, plane: LatentPlane) -> None:
+def draw_comparison(args: argparse.Namespace, trained: cli.TrainedRun, plane: LatentPlane) -> None:
     """Draws the trained run, whose points are in `plane`, beside its twin with the other number of COMPARED latents.
 
     Nothing is drawn if the run has no twin, or if the twin is not trained yet.

@@ -568,6 +568,7 @@ def test_training_that_diverges_keeps_the_last_good_checkpoint(workspace, capsys
     assert workspace.run("train", *argv, "--num_epochs", "4", "--restore", "True") == 1
     message = capsys.readouterr().err
     assert "is not a finite number; try a lower --learning_rate" in message
+    assert "(what was saved before is kept)" in message
     assert saved(folder) == before
 
 

@@ -19,6 +19,9 @@ DATA_SUFFIX = ".data-00000-of-00001"
 # The name of the link through which TensorFlow reads a run's folder: see read.
 LINK_NAME = "run-being-read"
 
+# The last resort for a run that cannot be read. Scripts that do not train say it, too.
+RETRAINING = "to train again from scratch: train.py with the flags of this run and --overwrite"
+
 # TensorFlow's readers raise one of these for a file that is damaged, or that is not a checkpoint of this model. For
 # most damage the class is the plain OpError, which also stands for errors of the operating system: see is_damage.
 DAMAGED = (
@@ -188,7 +191,7 @@ def describe_unreadable(folder: str | os.PathLike, reasons: dict[int, str]) -> s
     lines = [f"no checkpoint in {folder} can be read"]
     for epoch, reason in reasons.items():
         lines.append(f"{checkpoint_path(folder, epoch)} cannot be read: {reason}")
-    lines.append("to train it again from scratch: train.py with the flags of this run and --overwrite")
+    lines.append(RETRAINING)
     return "\n".join(lines)
 
 

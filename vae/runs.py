@@ -22,7 +22,7 @@ import tensorflow as tf
 from config import Config
 from vae import checkpoints
 from vae import model as vae_model
-from vae.checkpoints import RunError
+from vae.checkpoints import RETRAINING, RunError
 from vae.files import replacing
 from vae.model import VAE
 from vae.training import HistoryRow, is_tested
@@ -54,13 +54,11 @@ REQUIRED_FIELDS = (
 # What to do about a damaged file of a run.
 CONFIG_REMEDY = (
     "put back a copy of this file; or train with the same flags for one epoch into another --checkpoints_dir, "
-    "and copy config.json from there\n"
-    "to train again from scratch: train.py with the flags of this run and --overwrite"
+    f"and copy config.json from there\n{RETRAINING}"
 )
 HISTORY_REMEDY = (
     "the model does not depend on this file: evaluate.py and the drawing scripts work without it\n"
-    "to train the model further, correct this file or put back a copy of it\n"
-    "to train again from scratch: train.py with the flags of this run and --overwrite"
+    f"to train the model further, correct this file or put back a copy of it\n{RETRAINING}"
 )
 
 
@@ -335,8 +333,7 @@ def check_image_shape(folder: Path, saved: tuple[int, ...], wanted: tuple[int, .
         raise RunError(
             f"{folder} holds a model of {format_shape(saved)} images, but the data set has {format_shape(wanted)}: "
             "it was trained on another data set, or its config.json was edited\n"
-            "if config.json was edited, undo that\n"
-            "to train a new model: train.py with the flags of this run and --overwrite"
+            f"if config.json was edited, undo that\n{RETRAINING}"
         )
 
 
