@@ -1,5 +1,6 @@
 """A child process and the signals that reach its parent: signals.run_child."""
 
+import io
 import os
 import signal
 import sys
@@ -47,11 +48,29 @@ def test_ctrl_c_is_left_to_the_terminal():
     assert run_python(code) == 5
 
 
-def test_only_a_second_ctrl_c_stops_at_once(capsys):
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_of_the_signals_after_the_first_only_ctrl_c_stops_at_once(first, capfd):
     with signals.deferred() as received:
-        for number in (signal.SIGTERM, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-        assert received == [signal.SIGTERM]
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [first]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert capsys.readouterr().err.count("stopping at the end of this epoch") == 1
+    assert capfd.readouterr().err.count("stopping at the end of this epoch") == 1
+
+
+def test_a_signal_that_interrupts_a_write_to_standard_error_is_told_to_the_user(capfd, monkeypatch):
+    """As with a progress bar on a terminal that does not read for a while."""
+
+    class InterruptedFile(io.FileIO):
+        def write(self, content):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().write(content)
+
+    stream = io.TextIOWrapper(io.BufferedWriter(InterruptedFile(2, "w", closefd=False)))
+    monkeypatch.setattr(sys, "stderr", stream)
+    with signals.deferred() as received:
+        print("epoch 3", file=sys.stderr, flush=True)
+    assert received == [signal.SIGINT]
+    written = capfd.readouterr().err
+    assert "stopping at the end of this epoch" in written and "epoch 3\n" in written

@@ -6,11 +6,13 @@ that is raised here has the number of the signal as its argument.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+
+STANDARD_ERROR = 2
 
 
 @contextlib.contextmanager
@@ -36,13 +38,20 @@ def deferred() -> Iterator[list[int]]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not received:
             received.append(number)
-            message = "stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving"
-            print(f"\n{message}", file=sys.stderr, flush=True)
+            tell("stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt(number)
 
     with handled_by(handle, signal.SIGINT, signal.SIGTERM):
         yield received
+
+
+def tell(message: str) -> None:
+    """Writes a line to standard error, inside a handler of signals."""
+    # Not print: the signal may have arrived while the progress bar was written to sys.stderr, which raises RuntimeError
+    # if it is entered twice.
+    with contextlib.suppress(OSError):
+        os.write(STANDARD_ERROR, f"\n{message}\n".encode())
 
 
 @contextlib.contextmanager
