@@ -84,12 +84,9 @@ def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatc
     assert fit.factor.shape == (2, 2)
 
 
-@pytest.mark.parametrize("max_images", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_no_more_pixels_of_large_images_are_decoded_at_once_than_allowed(max_images, images, monkeypatch):
-    """In the pairs, at least one row of each of the two points is decoded."""
-    model = create_for_digits("normal", latent_dim=5)
-    x = evaluation.prepare_test(model.likelihood, images[:1])
-    expected, _ = fit_image(model, x)
+@pytest.fixture
+def decoded_sizes(monkeypatch):
+    """Returns a list that receives the number of points of each call of VAE.decode."""
     sizes = []
     decode = VAE.decode
 
@@ -97,12 +94,56 @@ def test_no_more_pixels_of_large_images_are_decoded_at_once_than_allowed(max_ima
         sizes.append(z.shape[0])
         return decode(self, z)
 
-    monkeypatch.setattr(gaussian_fit, "MAX_PIXELS", max_images * 64)
     monkeypatch.setattr(VAE, "decode", watched_decode)
-    fit, _ = fit_image(model, x)
-    assert max(sizes) <= max(2, max_images)
-    np.testing.assert_allclose(fit.mean, expected.mean, atol=1e-4)
-    np.testing.assert_allclose(fit.factor, expected.factor, rtol=1e-3, atol=1e-3)
+    return sizes
+
+
+@pytest.mark.parametrize(("max_images", "sizes"), [(1, [2, 2, 2, 2, 2, 2]), (5, [2, 4, 4, 4]), (10, [2, 10])])
+def test_no_more_pixels_are_decoded_at_once_for_the_derivatives_than_allowed(
+    max_images, sizes, images, decoded_sizes, monkeypatch
+):
+    """Two points are decoded, and then differentiated in five directions; in each, at least both points together."""
+    model = create_for_digits("normal", latent_dim=5)
+    image = tf.constant(evaluation.prepare_test(model.likelihood, images[:1])[0], tf.float32)
+    points = tf.constant(np.random.default_rng(0).standard_normal((2, 5)))
+    directions = tf.eye(5, dtype=tf.float64)
+    expected_gradient, expected_precision = gaussian_fit.differentiate(model, image, points, directions)
+
+    decoded_sizes.clear()
+    monkeypatch.setattr(gaussian_fit, "MAX_DECODED_PIXELS", max_images * 64)
+    gradient, precision = gaussian_fit.differentiate(model, image, points, directions)
+    assert decoded_sizes == sizes
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(precision, expected_precision, rtol=1e-4, atol=1e-4)
+
+
+def test_no_more_pixels_are_decoded_at_once_in_the_search_for_the_mode_than_allowed(images, decoded_sizes, monkeypatch):
+    model = create_for_digits("normal", latent_dim=5)
+    image = tf.constant(evaluation.prepare_test(model.likelihood, images[:1])[0], tf.float32)
+    start = tf.zeros(5, tf.float64)
+    directions = tf.eye(5, dtype=tf.float64)
+    expected = gaussian_fit.find_mode(model, image, start, directions)
+    assert max(decoded_sizes) == len(gaussian_fit.STEP_LENGTHS) == 10
+
+    decoded_sizes.clear()
+    monkeypatch.setattr(gaussian_fit, "MAX_DECODED_PIXELS", 3 * 64)
+    mode = gaussian_fit.find_mode(model, image, start, directions)
+    assert max(decoded_sizes) == 3
+    np.testing.assert_allclose(mode, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("max_rows", "sizes"), [(0, [1] * 7), (1, [1] * 7), (3, [3, 3, 3]), (6, [4, 4]), (7, [7])])
+def test_a_function_is_computed_in_equal_chunks_of_at_most_so_many_rows(max_rows, sizes):
+    rows = tf.constant(np.arange(14.0).reshape(7, 2))
+    sizes_of_chunks = []
+
+    def outer_products(chunk):
+        sizes_of_chunks.append(chunk.shape[0])
+        return chunk[:, :, None] * chunk[:, None, :]
+
+    products = gaussian_fit.compute_in_chunks(outer_products, rows, max_rows)
+    assert sizes_of_chunks == sizes
+    np.testing.assert_array_equal(products, rows[:, :, None] * rows[:, None, :])
 
 
 @pytest.mark.parametrize("network", ["flat", "conv3"])

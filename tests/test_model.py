@@ -1,5 +1,7 @@
 """The VAE: KL and ELBO against closed forms and quadrature, and its weights."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -152,6 +154,23 @@ def test_images_returns_pictures(leading_shape):
     assert images.shape == (*leading_shape, 8, 8, 3)
     assert images.min() >= 0
     assert images.max() <= 1
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 5])
+def test_images_decodes_many_pictures_in_chunks(num_images, monkeypatch):
+    vae = create("normal")
+    z = np.random.default_rng(0).standard_normal((num_images, 2), dtype=np.float32)
+    expected = vae.images(z)
+    rows_at_once = []
+
+    def decode(rows):
+        rows_at_once.append(len(rows))
+        return VAE.decode(vae, rows)
+
+    monkeypatch.setattr(vae, "decode", decode)
+    monkeypatch.setattr(model, "MAX_DECODED_PIXELS", 2 * math.prod(vae.image_shape))
+    np.testing.assert_allclose(vae.images(z), expected, rtol=1e-6)
+    assert max(rows_at_once) <= 2 and sum(rows_at_once) == num_images
 
 
 def test_images_that_were_not_prepared_are_refused_with_the_way_to_prepare_them():

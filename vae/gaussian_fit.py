@@ -11,15 +11,12 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vae.likelihoods import Likelihood
-from vae.model import VAE, Posterior
+from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.randomness import TEST_SEED, generator
 
 # If there are more latents than this, only those with the smallest standard deviations in q(z|x) are fitted. The fit of
 # an image takes the time of some 60 F decoded images, and memory for 2 F d P + F^2 numbers.
 MAX_FITTED = 128
-
-# How many pixels are decoded at once, here and in vae.importance: those of 2500 images of the report's largest size.
-MAX_PIXELS = 2500 * 32 * 32 * 3
 
 # The search for the mode ends after this many steps, or with the first one that gains no more than this many nats.
 MAX_STEPS = 20
@@ -49,7 +46,7 @@ def count_fitted(latent_dim: int) -> int:
 
 
 def compile_fit(model: VAE) -> Callable[..., Fit]:
-    """Returns a compiled function of an image [d], and of the mean and log_std of its q(z|x), [L] each: its Fit.
+    """Returns a compiled function (image, mean, log_std) -> Fit, for an image [d] and its q(z|x), [L] each.
 
     First, the mode of p(x, z) is found. The curvature there would give Laplace's approximation, but a network of relus
     has kinks, and the mode is often at one. So the curvature is averaged: see average_over_pairs.
@@ -80,14 +77,14 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
 
 
 def find_mode(model: VAE, image: tf.Tensor, start: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
-    """Returns the point near a mode of p(x, z), [L], that Gauss-Newton steps from `start`, [L], lead to."""
+    """Takes Gauss-Newton steps from `start`, [L], and returns the point near a mode of p(x, z) that they reach, [L]."""
     lengths = tf.constant(STEP_LENGTHS, tf.float64)[:, None]
 
     def climb(num_steps: tf.Tensor, z: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         gradient, precision = differentiate(model, image, z[None], directions)
         candidates = z + lengths * newton_step(gradient, precision, directions)
         values = compute_in_chunks(
-            lambda rows: log_joint(model, image, rows), candidates, max_rows=MAX_PIXELS // image.shape[0]
+            lambda rows: log_joint(model, image, rows), candidates, max_rows=MAX_DECODED_PIXELS // image.shape[0]
         )
         values = tf.where(tf.math.is_finite(values), values, -math.inf)
         best = tf.argmax(values)
@@ -161,7 +158,7 @@ def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Ten
     jacobians = compute_in_chunks(
         lambda some_directions: differentiate_decoder(model, points, some_directions),
         tf.cast(directions, tf.float32),
-        max_rows=MAX_PIXELS // (num_points * image.shape[0]),
+        max_rows=MAX_DECODED_PIXELS // (num_points * image.shape[0]),
     )
 
     gradients = []

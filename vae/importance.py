@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from vae.gaussian_fit import MAX_PIXELS, Fit, compile_fit, count_fitted, log_joint
-from vae.model import VAE, Posterior
+from vae.gaussian_fit import Fit, compile_fit, count_fitted, log_joint
+from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
 
@@ -29,7 +29,7 @@ FITTED, ENCODER, PRIOR = range(3)
 # The parts of the mixture, which are sampled in turn.
 MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
 
-# How many samples are decoded at once. Of large images, MAX_PIXELS allows fewer.
+# How many samples are decoded at once. Of large images, MAX_DECODED_PIXELS allows fewer.
 MAX_ROWS = 2500
 
 
@@ -49,7 +49,7 @@ def log_weights(
     order of the samples, so that neither the other images nor max_rows change its weights.
     """
     parts = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
-    max_rows_of_size = max(1, MAX_PIXELS // x.shape[1])
+    max_rows_of_size = max(1, MAX_DECODED_PIXELS // x.shape[1])
     num_rows = min(max_rows, max_rows_of_size, len(parts))
     fit_posterior = compile_fit(model)
     compute_log_weights = compile_log_weights(model, num_samples)
@@ -83,7 +83,10 @@ def draw_noise(
 
 
 def degrees_of_freedom(latent_dim: int) -> float:
-    """Returns the degrees of freedom of the t. Few give heavy tails, but with many latents they scatter too widely."""
+    """Returns the degrees of freedom of the t.
+
+    Few of them give heavy tails. With many latents, samples with such tails scatter too widely.
+    """
     return max(5.0, count_fitted(latent_dim) / 2)
 
 
@@ -191,6 +194,7 @@ def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.n
     """Returns the standard error of importance_sampled_nll, in nats, to first order (the delta method).
 
     It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If these are only a few
-    samples, the true error can be larger.
+    samples, the true error can be larger. For the mixture it is an upper estimate, because the number of samples of
+    each part is fixed (stratified sampling).
     """
     return np.sqrt(np.maximum(1 / effective_sample_size - 1 / num_samples, 0.0))

@@ -21,6 +21,9 @@ from vae.randomness import seed_sequence
 # At most this many layers can have a seed of their own.
 MAX_LAYERS = 16
 
+# How many pixels are decoded at once: those of 2500 images of the report's largest size.
+MAX_DECODED_PIXELS = 2500 * 32 * 32 * 3
+
 
 class Posterior(NamedTuple):
     """q(z|x), a diagonal Gaussian: its mean and log standard deviation, [batch, L] each."""
@@ -112,8 +115,11 @@ class VAE(tf.Module):
     def images(self, z: np.ndarray) -> np.ndarray:
         """Returns the pictures of z, [..., L], a grid for example: float32 [..., h, w, c] in [0, 1]."""
         rows = z.reshape(-1, z.shape[-1])
-        images = self.likelihood.image(self.decode(rows)).numpy()
-        return images.reshape(*z.shape[:-1], *self.image_shape)
+        chunk_size = max(1, MAX_DECODED_PIXELS // math.prod(self.image_shape))
+        # At least one chunk, so that no rows give no pictures.
+        starts = range(0, max(len(rows), 1), chunk_size)
+        chunks = [self.likelihood.image(self.decode(rows[first : first + chunk_size])).numpy() for first in starts]
+        return np.concatenate(chunks).reshape(*z.shape[:-1], *self.image_shape)
 
 
 def create(
