@@ -121,14 +121,8 @@ def _number_classes(train_classes: Sequence | np.ndarray, test_classes: Sequence
 def _check_test_classes(path: Path, train_classes: Iterable, test_classes: Iterable) -> None:
     """Raises DataError if test images have a class that no training image has."""
     unknown = sorted(set(test_classes) - set(train_classes))
-    if not unknown:
-        return
-    if unknown[0] == "":
-        raise DataError(
-            f"{path}: the training pictures are in class folders, but some test pictures are not: put them into class "
-            "folders, too"
-        )
-    raise DataError(f"{path}: test images have a class that no training image has: {unknown[0]}")
+    if unknown:
+        raise DataError(f"{path}: test images have a class that no training image has: {unknown[0]}")
 
 
 # ---- Finding pictures ----------------------------------------------------------------------------------------------
@@ -253,6 +247,13 @@ def _find_train_and_test(folder: Path) -> FoundPictures:
     test, ignored_in_test = find_pictures(test_folder)
     _check_any(train_folder, train, ignored_in_train)
     _check_any(test_folder, test, ignored_in_test)
+    # find_pictures has checked that all pictures of a part are in class folders, or none.
+    if bool(train[0].class_name) != bool(test[0].class_name):
+        sorted_part, other_part = ("train", "test") if train[0].class_name else ("test", "train")
+        raise DataError(
+            f"{folder}: the pictures in {sorted_part} are in class folders, and those in {other_part} are not: "
+            "use class folders in both, or in neither"
+        )
     _check_test_classes(
         folder,
         train_classes=[picture.class_name for picture in train],
@@ -493,7 +494,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _convert_16_bits(image: Image.Image) -> tuple[Image.Image, bool]:
     """Returns a picture in 16-bit grey with 8 bits, and whether any part was transparent.
 
-    It is divided by 257, which makes 255 of 65535: Pillow's own conversion would make every value above 255 white. A
+    It is divided by 257, which turns 65535 into 255: Pillow's own conversion would make every value above 255 white. A
     PNG file can have one grey value that is transparent, which Pillow would forget.
     """
     values = np.asarray(image)

