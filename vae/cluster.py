@@ -398,7 +398,7 @@ class Link:
             connection.close()
             if "end" in answer:
                 self._end_because(answer["end"], exit_code_in(answer))
-            stranger = f"{chief}: what answers there is not the chief of this run"
+            stranger = f"{chief}: another program answers there"
             seconds_left = deadline - time.monotonic()
             if seconds_left < 0:
                 raise TimeoutError(describe_timeout([stranger], timeout))
@@ -473,7 +473,7 @@ def wait_for_answer(task: Task, timeout: float, deadline: float) -> socket.socke
 
 def describe_timeout(missing: Sequence[str], timeout: float) -> str:
     """Returns the error for workers that have not started in time."""
-    return f"{', '.join(missing)} did not answer within {timeout:g} s; to wait longer: --worker_timeout"
+    return f"no answer within {timeout:g} s from {', '.join(missing)}; to wait longer: --worker_timeout"
 
 
 def reason_of(error: OSError) -> str:

@@ -324,7 +324,7 @@ def test_a_worker_that_never_starts_is_named_and_given_up(command):
     with started_workers([command(*DIGITS, "--worker_timeout", "12"), ["-c", ""]]) as processes:
         code, output = endings(processes)[0]
     assert code == 1 and "waiting for worker 1 (127.0.0.1:" in output
-    assert "did not answer within 12 s; to wait longer: --worker_timeout" in output
+    assert "no answer within 12 s from worker 1 (127.0.0.1:" in output and "to wait longer: --worker_timeout" in output
 
 
 @pytest.mark.parametrize("index", [0, 1])
