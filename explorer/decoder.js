@@ -53,7 +53,7 @@ function makeDense(entry, dtype) {
 /* A transposed convolution with padding "same": the input's pixel (row, column) adds its product with the kernel's
  * matrix (i, j) to the output's pixel (row stride + i - top, column stride + j - left), for all i and j.
  *
- * It is the gradient of a convolution that makes the input's size of the output's; top and left are the padding of that
+ * It is the gradient of a convolution from the output's size to the input's; top and left are the padding of that
  * convolution. The kernel is [height, width, feature maps, inputs]. */
 function makeTransposedConvolution(entry, dtype) {
   const [inputHeight, inputWidth, numInputs] = entry.input_shape;

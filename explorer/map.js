@@ -215,7 +215,8 @@ function makeMap(canvas, entries, classNames) {
       const isHidden = emphasisedClass !== null && emphasisedClass !== classNumber;
       if (itsDots.length === 0 || isHidden) return;
       const text = name.length > MAX_NAME_LENGTH ? `${name.slice(0, MAX_NAME_LENGTH - 1)}\u2026` : name;
-      const at = toScreen([0, 1].map((k) => median(itsDots.map((each) => each.at[k]))));
+      const medianAlong = (k) => median(itsDots.map((each) => each.at[k]));
+      const at = toScreen([medianAlong(0), medianAlong(1)]);
       placed.push({ text, at, halfWidth: context.measureText(text).width / 2 + 4 });
     });
     moveApart(placed);

@@ -63,7 +63,8 @@ function clearMessage() {
 }
 
 function format(number, numDigits = 2) {
-  return number.toFixed(numDigits).replace("-", "\u2212");
+  // The detour through a number leaves out the sign of a rounded zero.
+  return Number(number.toFixed(numDigits)).toFixed(numDigits).replace("-", "\u2212");
 }
 
 /* Returns the point on the line from one point to another, at a share of the way. */
@@ -106,8 +107,8 @@ function setSize(canvas, sizes, count = 1) {
   wideScreen.addEventListener("change", fit);
 }
 
-/* Returns the CSS pixels per pixel of an image. They are a whole number of the screen's pixels, unless the image would
- * get much smaller than `size` by that. */
+/* Returns the CSS pixels per pixel of an image. They are rounded down to a whole number of the screen's pixels,
+ * unless that would make the image much smaller than `size`. */
 function zoomFor(size) {
   const exact = size / Math.max(width, height);
   const whole = Math.floor(exact * devicePixelRatio) / devicePixelRatio;
@@ -221,7 +222,7 @@ function stopDrawingStrips() {
   clearTimeout(stripTimer);
 }
 
-/* Draws images of the strips that are on the page for half a frame, at least one, and goes on after a break in which
+/* Draws images for half a frame, at least one, in the strips that are on the page. It continues after a break in which
  * the browser answers the user. (Chromium calls no idle callbacks for a long time after a tap.) */
 function drawStrips() {
   const started = performance.now();
@@ -444,7 +445,7 @@ function setUpTestImages() {
 const ends = { a: meanOf(0), b: meanOf(data.test_images.rows.length - 1) };
 const betweenSlider = element("between");
 const between = makeStrip(element("between-strip"), (share) => mix(ends.a, ends.b, share));
-let playTimer = 0;
+let cancelNextMove = () => {};
 let isPlaying = false;
 
 /* Moves the point to a share of the way from A to B. */
@@ -477,7 +478,7 @@ function startPlaying() {
     jump(0);
   } else {
     const started = performance.now() - startOfPlay() * PLAY_MILLISECONDS;
-    playTimer = requestAnimationFrame((now) => glide(now, started));
+    moveAtNextFrame((now) => glide(now, started));
   }
 }
 
@@ -490,7 +491,12 @@ function startOfPlay() {
 function glide(now, started) {
   const laps = Math.max(now - started, 0) / PLAY_MILLISECONDS;
   moveBetween(1 - Math.abs(1 - (laps % 2)));
-  playTimer = requestAnimationFrame((later) => glide(later, started));
+  moveAtNextFrame((later) => glide(later, started));
+}
+
+function moveAtNextFrame(move) {
+  const frame = requestAnimationFrame(move);
+  cancelNextMove = () => cancelAnimationFrame(frame);
 }
 
 /* Goes from A to B once, in jumps. */
@@ -499,7 +505,8 @@ function jump(count) {
   if (count === PLAY_JUMPS) {
     stopPlaying();
   } else {
-    playTimer = setTimeout(jump, PLAY_MILLISECONDS / PLAY_JUMPS, count + 1);
+    const timer = setTimeout(jump, PLAY_MILLISECONDS / PLAY_JUMPS, count + 1);
+    cancelNextMove = () => clearTimeout(timer);
   }
 }
 
@@ -508,8 +515,7 @@ function stopPlaying() {
     return;
   }
   isPlaying = false;
-  cancelAnimationFrame(playTimer);
-  clearTimeout(playTimer);
+  cancelNextMove();
   element("play").textContent = "Play";
 }
 

@@ -7,6 +7,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import scipy.stats
+from colours import VISIONS, smallest_distance
 from PIL import Image
 
 import cli
@@ -30,19 +31,21 @@ def make_planes(points):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_grid_shows_each_pixel_at_its_place(channels):
     images = np.random.default_rng(0).random((2, 3, 4, 5, channels))
-    drawn = draw(figures.image_grid(images, zoom=3))
-    assert drawn.shape == (2 * 4 * 3, 3 * 5 * 3, 3)
+    drawn = draw(figures.image_grid(images))
+    assert drawn.shape == (2 * 4 * 2, 3 * 5 * 2, 3)
     for row, column, y, x in np.ndindex(2, 3, 4, 5):
-        middle = drawn[(row * 4 + y) * 3 + 1, (column * 5 + x) * 3 + 1]
-        np.testing.assert_allclose(middle, np.broadcast_to(images[row, column, y, x] * 255, 3), atol=1.01)
+        top, left = (row * 4 + y) * 2, (column * 5 + x) * 2
+        drawn_pixel = drawn[top : top + 2, left : left + 2]
+        expected = np.broadcast_to(images[row, column, y, x] * 255, drawn_pixel.shape)
+        np.testing.assert_allclose(drawn_pixel, expected, atol=1.01)
 
 
 def test_image_grid_draws_a_red_line_after_the_originals():
-    drawn = draw(figures.image_grid(np.zeros((2, 3, 10, 10, 1)), line_after=1, zoom=3))
+    drawn = draw(figures.image_grid(np.zeros((2, 3, 10, 10, 1)), line_after=1))
     is_red = (drawn == [255, 0, 0]).all(-1)
-    assert is_red[:, 30].all()
-    assert not is_red[:, :27].any()
-    assert not is_red[:, 33:].any()
+    assert is_red[:, 20].all()
+    assert not is_red[:, :17].any()
+    assert not is_red[:, 23:].any()
 
 
 POINTS = np.random.default_rng(0).normal(size=(50, 2))
@@ -147,36 +150,6 @@ def test_more_classes_than_colours_are_drawn_in_one_colour():
     (dots,) = figure.axes[0].collections
     assert len(dots.get_facecolors()) == 1
     np.testing.assert_array_equal(dots.get_offsets(), points)
-
-
-# What someone sees with full colour vision, and without one of the three kinds of cones: matrices on linear RGB
-# (Machado et al. 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1).
-VISIONS = {
-    "full": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
-def oklab(linear):
-    """Returns colours in OKLab (Ottosson 2020), [n, 3], for linear RGB, [n, 3]."""
-    to_cones = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
-    to_lab = [
-        [0.2104543, 0.7936178, -0.0040720],
-        [1.9779985, -2.4285922, 0.4505937],
-        [0.0259040, 0.7827718, -0.8086758],
-    ]
-    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
-
-
-def smallest_distance(colours, vision):
-    """Returns the distance in OKLab of the two colours that are nearest to each other for a vision."""
-    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in colours])
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    lab = oklab(np.clip(linear @ np.transpose(VISIONS[vision]), 0, 1))
-    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)
-    return distances[np.triu_indices(len(colours), k=1)].min()
 
 
 @pytest.mark.parametrize("vision", VISIONS)

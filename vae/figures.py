@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from vae.latent import LatentPlane
 
 DPI = 100
+
+# The screen pixels of an image pixel, a side.
+ZOOM = 2
 NUM_CLASSES = 10
 # A figure has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
 MAX_SIDE = 10000
@@ -44,11 +47,11 @@ CLASS_COLOURS = (
 MAX_NAME_LENGTH = 24
 
 
-def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2) -> Figure:
+def image_grid(images: np.ndarray, line_after: int | None = None) -> Figure:
     """Draws pictures edge to edge, without axes (figures 1a to 1c and 5 to 8).
 
     images: [rows, columns, h, w, c] in [0, 1], where c is 1 or 3. line_after: the number of columns before a red line.
-    zoom: screen pixels per image pixel. It is less if the sheet would have more than MAX_SIDE pixels a side.
+    Each image pixel has ZOOM screen pixels a side; fewer, if the sheet would have more than MAX_SIDE pixels a side.
     """
     rows, columns, height, width, channels = images.shape
     # [rows, columns, h, w, c] -> [rows, h, columns, w, c] -> one sheet [rows h, columns w, c], in bytes and in colour
@@ -56,7 +59,7 @@ def image_grid(images: np.ndarray, line_after: int | None = None, zoom: int = 2)
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     sheet = np.rint(sheet * 255).astype(np.uint8)
 
-    scale = min(zoom, MAX_SIDE / max(columns * width, rows * height))
+    scale = min(ZOOM, MAX_SIDE / max(columns * width, rows * height))
     size_in_inches = (columns * width * scale / DPI, rows * height * scale / DPI)
     figure = Figure(figsize=size_in_inches, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
