@@ -88,13 +88,17 @@ def real_number(is_allowed: Callable[[float], bool], description: str) -> Callab
 def folder_path(text: str) -> Path:
     """Returns the path of a folder, or of one that can be made. It is used as an argparse type.
 
-    Its full path must be UTF-8, because TensorFlow writes checkpoints to no other.
+    Its full path must be UTF-8, because TensorFlow can write checkpoints only to such paths.
     """
     check_utf_8(text, "a folder")
     path = Path(text)
-    for part in (path, *path.parents):
-        if part.exists() and not part.is_dir():
-            raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(part)!r} is a file")
+    try:
+        files = [part for part in (path, *path.parents) if part.exists() and not part.is_dir()]
+    except OSError as error:
+        # The name is too long, for example.
+        raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}: {error.strerror}") from None
+    if files:
+        raise argparse.ArgumentTypeError(f"takes a folder, got {text!r}, where {str(files[0])!r} is a file")
     return path
 
 
@@ -186,7 +190,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "type": COUNT,
         "default": Config.num_epochs,
         # Not %(default)s, because parse_args_for_trained_model replaces the default.
-        "help": f"the final epoch (default: {Config.num_epochs})",
+        "help": f"the final epoch (default: {Config.num_epochs}); the scripts that use a trained model ignore it",
     },
     "learning_rate": {
         "type": real_number(lambda rate: rate > 0, "a finite number above 0"),
@@ -350,7 +354,8 @@ def parse_args(
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(describe_unknown_argument(unknown[0], flags))
-    # This is no exclusive group of argparse: newer Python versions would also reject --restore False --overwrite.
+    # argparse's exclusive groups are not used, because newer Python versions would also reject
+    # --restore False --overwrite.
     if "overwrite" in flags and args.overwrite and args.restore:
         parser.error(
             "argument --overwrite: cannot be combined with --restore True: one trains from scratch, the other continues"
@@ -649,7 +654,8 @@ def text_stream(file: LossyFile, like: TextIO | None) -> TextIO:
 def tensorflow_environment() -> Iterator[None]:
     """Prepares the import of TensorFlow in the block: sets the variables that it reads, and holds back what it prints.
 
-    Afterwards TensorFlow's Python code prints no warnings, of a checkpoint that was read in part for example.
+    Afterwards, TensorFlow's Python code no longer prints warnings, such as the one about a checkpoint of which only a
+    part was read.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -772,16 +778,17 @@ def describe_run(run_folder: Path) -> str:
     """Returns a run's line in the list: its name, epoch and last test ELBO, and whether its data was unverified."""
     from vae import runs
 
-    line = f"  {run_folder.name}  (epoch {runs.saved_epoch(run_folder)}"
+    epoch = runs.saved_epoch(run_folder)
+    line = f"  {run_folder.name}  (epoch {epoch}"
     try:
-        tested = runs.last_tested(run_folder)
+        tested = runs.last_tested(run_folder, epoch)
         verified = runs.read_config(run_folder).data_verified
     except runs.RunError as error:
         problem = str(error).splitlines()[0]
         return f"{line}; {problem})"
     if tested is not None:
         line += f", test ELBO {tested.test_elbo:.2f} nats"
-        if tested.epoch != runs.saved_epoch(run_folder):
+        if tested.epoch != epoch:
             line += f" at epoch {tested.epoch}"
     if verified is False:
         line += ", unverified data"
@@ -796,7 +803,9 @@ def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
     if epoch == 0 or args.restore or args.overwrite:
         return
     config = args.config
-    longer = dataclasses.replace(config, num_epochs=max(config.num_epochs, 2 * epoch))
+    # If the run has reached --num_epochs, training on needs a larger one.
+    num_epochs = config.num_epochs if config.num_epochs > epoch else 2 * epoch
+    longer = dataclasses.replace(config, num_epochs=num_epochs)
     raise runs.RunError(
         f"{run_folder} holds a model trained to epoch {epoch}\n"
         f"to continue it:              {command('train.py', longer, args)} --restore True\n"
@@ -811,12 +820,12 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path, data: Dataset
     """
     from vae import runs
 
-    epoch = runs.saved_epoch(run_folder)
     num_epochs = args.config.num_epochs
-    if not args.restore or epoch < num_epochs:
+    if not args.restore or runs.saved_epoch(run_folder) < num_epochs:
         return False
-    # The newest checkpoint may turn out to be damaged. Then an earlier one is restored, and training continues there.
-    if runs.restore(run_folder, args.config).epoch < num_epochs:
+    # The newest checkpoint may turn out to be damaged. Then an earlier one is restored.
+    epoch = runs.restore(run_folder, args.config).epoch
+    if epoch < num_epochs:
         return False
     if is_path(args.dataset):
         # The finished run may have been trained on other images of the same name.
@@ -824,7 +833,7 @@ def report_if_finished(args: argparse.Namespace, run_folder: Path, data: Dataset
             data = load_data(args)
         runs.check_digest(run_folder, data.digest)
     print(f"nothing to do: {run_folder} is at epoch {epoch}, and --num_epochs {num_epochs} is not above that")
-    tested = runs.last_tested(run_folder)
+    tested = runs.last_tested(run_folder, epoch)
     if tested is not None:
         print(f"its test ELBO was {tested.test_elbo:.2f} nats at epoch {tested.epoch}")
     print(f"to train it further, give a --num_epochs above {epoch}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -70,22 +69,19 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
 def describe_test_elbo(trained: cli.TrainedRun) -> str | None:
     """Returns the last test ELBO of a run as text, such as "-94.62 nats"; None if there is none.
 
-    Tells the user if history.csv cannot be read. If training was killed, or is still going on, it can have epochs that
-    come after the model's.
+    Tells the user if history.csv cannot be read.
     """
     from vae import evaluation, runs
 
     model = trained.model
     try:
-        history = runs.read_history(trained.folder)
+        last = runs.last_tested(trained.folder, model.epoch)
     except runs.RunError as error:
         problem = str(error).splitlines()[0]
         print(f"the page has no test ELBO: {problem}", file=sys.stderr)
         return None
-    tested = [row for row in history if row.epoch <= model.epoch and math.isfinite(row.test_elbo)]
-    if not tested:
+    if last is None:
         return None
-    last = tested[-1]
     text = evaluation.format_elbo(last.test_elbo, model)
     if last.epoch != model.epoch:
         text += f" at epoch {last.epoch}"

@@ -55,7 +55,7 @@ def test_the_defaults_are_those_of_the_report():
     ("argv", "restore"),
     [((), False), (("--restore",), True), (("--restore", "True"), True), (("--restore", "False"), False)],
 )
-def test_restore(argv, restore):
+def test_restore_takes_true_or_false_and_means_true_without_a_value(argv, restore):
     assert parse(*argv).restore is restore
 
 
@@ -121,7 +121,7 @@ BAD_VALUES = [
     *((flag, "1.5") for flag in NUMBERS | SEEDS if flag != "learning_rate"),
     *((flag, value) for flag in CHOICES for value in ("", "x", "0", "nan", "MNIST")),
     *((flag, "True") for flag in SWITCHES),
-    *((flag, value) for flag in cli.PATH_FLAGS for value in (__file__, f"{__file__}/below")),
+    *((flag, value) for flag in cli.PATH_FLAGS for value in (__file__, f"{__file__}/below", "x" * 300)),
 ]
 
 
