@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vae.training import HistoryRow
 
 # The learning curves are drawn again with a save, so that a long run can be watched. Drawing takes 0.1 s, so a save
-# that follows the last drawing more closely than this leaves it out.
+# does not draw them if the last drawing is less than this many seconds old.
 DRAWING_SECONDS = 10
 
 
@@ -366,7 +366,7 @@ def train_and_save(
     config: Config, run: Run, data: Dataset, state: tf.train.Checkpoint, picture: Path, replicas: Replicas | None
 ) -> int:
     """Trains, saves and draws until the final epoch or a signal; returns the signal's number, or 0."""
-    from vae import evaluation, signals, training
+    from vae import evaluation, signals
 
     measure_test_elbo = evaluation.make_test_elbo(state.model, data.test_images)
     last_drawn = -math.inf
@@ -382,9 +382,8 @@ def train_and_save(
             if replicas is not None:
                 signal_number = replicas.agreed_signal(signal_number)
             is_last = signal_number > 0 or row.epoch == config.num_epochs
-            if is_last and not training.is_tested(row.epoch):
-                row = row._replace(test_elbo=measure_test_elbo())
-                training.check_finite(row.epoch, row.test_elbo)
+            if is_last:
+                row = with_test_elbo(row, measure_test_elbo)
             run.history.append(row)
             if is_last or run.is_save_due(row.epoch):
                 with undisturbed():
@@ -396,6 +395,20 @@ def train_and_save(
             if signal_number:
                 return signal_number
     return 0
+
+
+def with_test_elbo(row: HistoryRow, measure_test_elbo: Callable[[], float]) -> HistoryRow:
+    """Returns a row with the test ELBO, which is measured unless the row has it.
+
+    Raises FloatingPointError if it is not a finite number.
+    """
+    from vae import training
+
+    if training.is_tested(row.epoch):
+        return row
+    test_elbo = measure_test_elbo()
+    training.check_finite(row.epoch, test_elbo)
+    return row._replace(test_elbo=test_elbo)
 
 
 def first_of(received: Sequence[int]) -> int:

@@ -239,7 +239,7 @@ def test_the_compiled_steps_are_those_without_compilation(images, network, likel
     [
         ("flat", "float32"),
         ("conv3", "float32"),
-        ("conv3", "mixed_bfloat16"),
+        pytest.param("conv3", "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param("flat", "mixed_bfloat16", marks=pytest.mark.slow),
     ],
 )
@@ -280,6 +280,23 @@ def test_a_run_that_diverges_stops(images):
     state = new_state("normal", learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="not a finite number"):
         fit(state, images, 3)
+
+
+def test_a_weight_that_is_not_finite_stops_a_run_whose_elbo_is_finite(images):
+    """Epoch 11 is not tested, so that nothing but its weights shows that training has diverged."""
+    state = new_state()
+    state.epoch.assign(10)
+    weight = state.model.trainable_variables[0]
+
+    def ruin_a_weight(block):
+        values = weight.numpy()
+        values[0, 0] = np.nan
+        weight.assign(values)
+        return np.full((block.num_steps, 2), -1.0, np.float32)
+
+    with pytest.raises(FloatingPointError, match="after epoch 11 is not a finite number"):
+        fit(state, images, 11, train_block=ruin_a_weight)
+    assert int(state.epoch) == 10
 
 
 # ---- Blocks --------------------------------------------------------------------------------------------------------

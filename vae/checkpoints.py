@@ -74,7 +74,8 @@ def write(state: tf.train.Checkpoint, folder: str | os.PathLike, epoch: int) -> 
     """Adds a checkpoint of `state` to `folder`, and removes all but the newest NUM_KEPT.
 
     TensorFlow writes into a temporary folder. Then the data file is moved in first, and the index last. A kill in
-    between leaves a data file without an index, which does not count. Raises RunError if it cannot be written.
+    between leaves a data file without an index, which does not count. Raises RunError if TensorFlow cannot write it,
+    and OSError if its files cannot be moved.
     """
     temporary = Path(folder, f".epoch-{epoch}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""How the cores share the images of conv3, which XLA does not compile, and TensorFlow's threads for it.
+"""Shares the images of a step of conv3 among the cores, and chooses TensorFlow's threads to match.
 
 oneDNN's gradients of the filters hardly gain from a second thread, and some lose. So each core computes a step for its
 own share of the images, with one thread for each operation.

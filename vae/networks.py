@@ -132,9 +132,9 @@ def pooled_sizes(size: tuple[int, ...], num_pools: int) -> list[tuple[int, ...]]
 
 
 def transposed_padding(size: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the output padding with which a transposed convolution of stride 2 makes `target` of `size`.
+    """Returns the output padding with which a transposed convolution of stride 2 turns `size` into `target`.
 
-    Padding "same" makes 2n - 1 pixels of n; the output padding adds what is missing, 0 or 1.
+    Padding "same" turns n pixels into 2n - 1; the output padding adds what is missing, 0 or 1.
     """
     return tuple(m - (2 * n - 1) for n, m in zip(size, target, strict=True))
 
