@@ -23,14 +23,14 @@ PICTURES_PER_TIME = 10
 
 # Returns NUM_TIMES times in milliseconds. Some more come first, to warm up. "decode" runs the decoder alone; "render"
 # also draws the picture, the marks on the map and the sliders.
-MEASURE = """([what, numLatents, numTimes, perTime]) => {
+MEASURE = """([operation, numLatents, numTimes, perTime]) => {
     const times = [];
     for (let i = -20; i < numTimes; i++) {
         const z = Float64Array.from({ length: numLatents }, randomNormal);
         preview = z;
         const started = performance.now();
         for (let k = 0; k < perTime; k++) {
-            if (what === "decode") decode(z);
+            if (operation === "decode") decode(z);
             else render();
         }
         if (i >= 0) times.push((performance.now() - started) / perTime);
@@ -66,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             page_path = Path(scratch, "explorer.html")
             page_path.write_text(make_page(decoder), encoding="utf-8", newline="")
             opened = chromium.open_page(running.new_context(), page_path)
-            medians = [f"{measure(opened, what, decoder.config.latent_dim):.2f}" for what in ("decode", "render")]
-            rows.append((decoder.name, *medians))
+            latent_dim = decoder.config.latent_dim
+            medians = [measure(opened, operation, latent_dim) for operation in ("decode", "render")]
+            rows.append((decoder.name, *(f"{median:.2f}" for median in medians)))
             opened.context.close()
         print(f"Chromium {running.version}, medians of {NUM_TIMES}:\n")
     print(format_table(["decoder", "decode (ms)", "decode and draw (ms)"], rows))
@@ -94,9 +95,9 @@ def make_page(decoder: Decoder) -> str:
     )
 
 
-def measure(opened: Any, what: str, num_latents: int) -> float:
+def measure(opened: Any, operation: str, num_latents: int) -> float:
     """Returns the median time of "decode" or "render" in an open page, in milliseconds."""
-    return float(np.median(opened.evaluate(MEASURE, [what, num_latents, NUM_TIMES, PICTURES_PER_TIME])))
+    return float(np.median(opened.evaluate(MEASURE, [operation, num_latents, NUM_TIMES, PICTURES_PER_TIME])))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ BROWSERS = (
     "google-chrome-stable",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
-# The browser is to ask the network for nothing that the page does not ask for.
+# These stop the browser's own requests, so that every request comes from the page.
 ARGUMENTS = (
     "--disable-gpu",
     "--disable-quic",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
+import train
 from config import Config
 
 # At run time, the imports are one of the phases.
@@ -77,7 +78,10 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
     from vae import evaluation, runs, training
 
     config = Config()
-    model = runs.build(config, data.train_images.shape[1:])
+    image_shape = data.train_images.shape[1:]
+    train.set_threads(config, num_workers=1)
+    train.warn_about_memory(config, image_shape, config.batch_size)
+    model = runs.build(config, image_shape)
     state = training.create_state(model, config.learning_rate)
     watch.end_phase("model and optimizer")
     measure_test_elbo = evaluation.make_test_elbo(model, data.test_images)

@@ -24,6 +24,10 @@ ROUNDS = 5
 # The seconds after a turn in which a contender can finish preparing its next data.
 PAUSE = 0.3
 
+# Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
+# Without them, the other libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
+TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
+
 # What a contender measured in one turn, or what was measured in one round: names and values.
 Measurement = dict[str, float]
 
@@ -40,8 +44,8 @@ class Contender(NamedTuple):
     xla_flags: str = ""
 
 
-class Worker(NamedTuple):
-    """The process of a contender, and the file that receives its error output."""
+class RunningContender(NamedTuple):
+    """A contender's process, and the file that receives its error output."""
 
     name: str
     process: subprocess.Popen[str]
@@ -50,6 +54,14 @@ class Worker(NamedTuple):
 
 class EndedEarlyError(Exception):
     """A contender's process ended before it printed a measurement. The message is the end of its error output."""
+
+
+def prepare_environment() -> None:
+    """Removes the TUNING_VARIABLES from the environment, and hides the GPUs."""
+    for name in list(os.environ):
+        if name.startswith(TUNING_VARIABLES):
+            del os.environ[name]
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def run_rounds(
@@ -63,21 +75,21 @@ def run_rounds(
     printed, and it is left out. `options` are further arguments for every contender.
     """
     with start_all(contenders, images, options) as started:
-        workers = deque(started)
-        measurements: dict[str, list[Measurement]] = {worker.name: [] for worker in workers}
+        in_turn = deque(started)
+        measurements: dict[str, list[Measurement]] = {running.name: [] for running in in_turn}
         for _ in range(WARM_UPS + ROUNDS):
-            for worker in tuple(workers):
+            for running in tuple(in_turn):
                 try:
-                    measurement = give_turn(worker)
+                    measurement = give_turn(running)
                 except EndedEarlyError as error:
-                    print(f"{worker.name} ended early and is left out:\n{error}", file=sys.stderr)
-                    workers.remove(worker)
-                    del measurements[worker.name]
+                    print(f"{running.name} ended early and is left out:\n{error}", file=sys.stderr)
+                    in_turn.remove(running)
+                    del measurements[running.name]
                 else:
-                    print(f"{worker.name}: {measurement}", file=sys.stderr, flush=True)
-                    measurements[worker.name].append(measurement)
+                    print(f"{running.name}: {measurement}", file=sys.stderr, flush=True)
+                    measurements[running.name].append(measurement)
                     time.sleep(PAUSE)
-            workers.rotate(-1)
+            in_turn.rotate(-1)
     return {name: rounds[WARM_UPS:] for name, rounds in measurements.items()}
 
 
@@ -86,22 +98,22 @@ def start_all(
     contenders: Sequence[Contender],
     images: np.ndarray,
     options: Sequence[str],
-) -> Iterator[list[Worker]]:
+) -> Iterator[list[RunningContender]]:
     """Starts all contenders and yields their processes. At the end, waits until they have ended."""
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         images_path = scratch / "images.npy"
         np.save(images_path, images)
-        workers = []
+        all_running = []
         for index, contender in enumerate(contenders):
-            worker = start(contender, [str(images_path), *options], log_path=scratch / f"{index}.log")
+            running = start(contender, [str(images_path), *options], log_path=scratch / f"{index}.log")
             # At the end, this closes the standard input of the process, which ends the process, and waits for it.
-            stack.enter_context(worker.process)
-            workers.append(worker)
-        yield workers
+            stack.enter_context(running.process)
+            all_running.append(running)
+        yield all_running
 
 
-def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> Worker:
+def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> RunningContender:
     """Starts the process of a contender, which then waits for its first turn."""
     command = [sys.executable, "-m", contender.module, contender.kind, *arguments]
     environment = os.environ | {"XLA_FLAGS": contender.xla_flags}
@@ -115,12 +127,12 @@ def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> Wor
             stderr=log,
             text=True,
         )
-    return Worker(contender.name, process, log_path)
+    return RunningContender(contender.name, process, log_path)
 
 
-def give_turn(worker: Worker) -> Measurement:
+def give_turn(running: RunningContender) -> Measurement:
     """Lets a contender work for one turn and returns what it measured. Raises EndedEarlyError if its process ended."""
-    process = worker.process
+    process = running.process
     # Both are pipes, which mypy cannot know.
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -130,7 +142,7 @@ def give_turn(worker: Worker) -> Measurement:
     except (BrokenPipeError, json.JSONDecodeError):
         # If the process has ended, the line is empty, and not JSON.
         process.communicate()
-        errors = worker.log_path.read_text(errors="replace")
+        errors = running.log_path.read_text(errors="replace")
         raise EndedEarlyError(errors[-2000:]) from None
 
 

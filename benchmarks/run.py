@@ -29,17 +29,14 @@ while the model trains, unless the row says otherwise. The programs in a table t
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
 for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
 the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
-halves, show what the users of a library get with this project's tricks. (A step of this project has two parts with H =
-200, and one with H = 500.) The other rows show what they get without them.
+halves, show what the users of a library get with this project's tricks. (A step of this project has two parts with
+H = 200, and one with H = 500; H is the number of neurons in each hidden layer.) The other rows show what they get
+without them.
 
 After {warm_ups} warm-up round, {rounds} rounds are measured. Each round starts with a different program. Seconds are
 medians over the rounds. Ratios are medians of the ratios within each round, so slow changes in the machine's speed
 matter little. The ELBO is the mean over the training images in the last epoch. Seconds cannot be compared between
 machines."""
-
-# Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
-# Without them, the other libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
-TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
 
 PACKAGES = ("tensorflow", "keras", "numpy", "torch", "jax", "optax")
 
@@ -51,21 +48,13 @@ VECTOR_EXTENSIONS = ("avx512f", "avx2", "avx")
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures one section after the other, and writes the page after each of them."""
     args = cli.parse_args(argv, __doc__, flags=("data_dir",))
-    prepare_environment()
+    rounds.prepare_environment()
     images = datasets.load("mnist", args.data_dir, allow_unverified=False).train_images
     notes = read_notes()
     finished = []
     for section in measure_sections(images, args.data_dir):
         finished.append(section)
         write_page(finished, notes)
-
-
-def prepare_environment() -> None:
-    """Removes the TUNING_VARIABLES from the environment, and hides the GPUs."""
-    for name in list(os.environ):
-        if name.startswith(TUNING_VARIABLES):
-            del os.environ[name]
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def read_notes() -> str:

@@ -94,7 +94,7 @@ def phases_part(data_dir: Path, scratch: Path) -> str:
 
 
 def scripts_part(data_dir: Path, scratch: Path) -> str:
-    """Returns the part on whole scripts, as a user runs them, with a small model."""
+    """Returns the part on whole scripts, as a user runs them, with the default model after one epoch."""
     paths = path_arguments(data_dir, scratch)
     commands = {
         "train.py --help": [],

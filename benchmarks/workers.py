@@ -10,11 +10,13 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cli
 from benchmarks.compare import column, median_ratio
-from benchmarks.rounds import ROUNDS, Measurement
+from benchmarks.rounds import ROUNDS, Measurement, prepare_environment
 from config import Config
 from report.markdown import format_table
 
@@ -51,6 +53,14 @@ COLUMNS = (
     "CPU milliseconds per step",
     "relative to 1 core",
 )
+
+
+@cli.script
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints this section alone."""
+    cli.parse_args(argv, __doc__, flags=())
+    prepare_environment()
+    print(section())
 
 
 def section() -> str:
@@ -122,4 +132,4 @@ def free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(section())
+    sys.exit(main())

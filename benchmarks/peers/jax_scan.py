@@ -248,7 +248,8 @@ def train_conv3(images: np.ndarray) -> Iterator[float]:
         return x.astype(jnp.float32) / 255, noise
 
     step = jax.jit(make_step(conv3, optimizer, make_batch, num_parts=1), donate_argnums=0)
-    for all_x, all_noise in prepared_blocks(images, steps=len(images) // BATCH_SIZE, binarize=False):
+    blocks = prepared_blocks(images, steps=len(images) // BATCH_SIZE, binarize=False)
+    for all_x, all_noise in prefetch(blocks):
         elbos = []
         for x, noise in zip(all_x, all_noise, strict=True):
             state, elbo = step(state, (x, noise))
