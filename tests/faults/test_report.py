@@ -22,14 +22,17 @@ def test_the_whole_report_at_a_small_scale(small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["--epochs_scale", "0.002", "--data_dir", str(small_data), "--allow_unverified"]
     assert reproduce.main(argv) == 0
-    for e in EXPERIMENTS:
-        run = tmp_path / "docs" / "results" / e.config.run_name
-        assert len(runs.read_history(run)) == math.ceil(e.config.num_epochs * 0.002)
-        assert json.loads((run / "metrics.json").read_text())["num_samples"] == math.ceil(e.num_samples * 0.002)
+    for experiment in EXPERIMENTS:
+        run = tmp_path / "docs" / "results" / experiment.config.run_name
+        assert len(runs.read_history(run)) == math.ceil(experiment.config.num_epochs * 0.002)
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["num_samples"] == math.ceil(experiment.num_samples * 0.002)
         pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
-        assert ("generated.png" in pictures) == ("make_pictures" in e.scripts) and "learning_curves.png" in pictures
+        assert "learning_curves.png" in pictures
+        assert ("generated.png" in pictures) == ("make_pictures" in experiment.scripts)
         assert "explorer.html" not in pictures
-        assert (tmp_path / "docs" / "explorer" / f"{run.name}.html").exists() == ("explore" in e.scripts)
+        page_path = tmp_path / "docs" / "explorer" / f"{run.name}.html"
+        assert page_path.exists() == ("explore" in experiment.scripts)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| 2 of 1000 |" in text and page.NOT_RUN not in text
 
