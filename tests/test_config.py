@@ -36,7 +36,7 @@ def test_the_names_are_those_of_the_tables():
         ),
     ],
 )
-def test_run_name(options, name):
+def test_the_name_of_a_run_leaves_out_the_number_of_epochs_and_what_is_at_its_default(options, name):
     assert Config(**options).run_name == name
 
 

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -53,12 +54,13 @@ def check_against_one_replica(results, batch_size, names, one_replica):
         assert (results[key] == results[key.removesuffix("_again")]).all(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_workers", "batch_size", "with_chief", "names"),
     [
         (2, 100, False, ["conv3"]),
-        pytest.param(2, 100, False, ["flat", "normal", "logit_normal", "conv3_bfloat16"], marks=pytest.mark.slow),
-        pytest.param(3, 99, True, ["flat"], marks=pytest.mark.slow),
+        (2, 100, False, ["flat", "normal", "logit_normal", "conv3_bfloat16"]),
+        (3, 99, True, ["flat"]),
     ],
 )
 def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, names, one_replica, tmp_path):
@@ -75,12 +77,13 @@ def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, 
     check_against_one_replica(results[0], batch_size, names, one_replica)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_devices", "names"),
     [
-        pytest.param(2, ["flat", "conv3"], marks=pytest.mark.slow),
-        pytest.param(2, ["flat_bfloat16"], marks=pytest.mark.slow),
-        pytest.param(4, ["flat", "conv3"], marks=pytest.mark.slow),
+        (2, ["flat", "conv3"]),
+        (2, ["flat_bfloat16"]),
+        (4, ["flat", "conv3"]),
     ],
 )
 def test_mirrored_devices_train_as_one_does(num_devices, names, one_replica, tmp_path):
@@ -139,7 +142,7 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-def test_train_py_shares_each_batch_among_the_gpus_of_one_machine(tmp_path, capfd):
+def test_train_py_shares_each_batch_among_the_gpus_of_one_machine(tmp_path):
     """One GPU, two, and one again make the run that one makes."""
 
     def arguments(name):
@@ -166,9 +169,17 @@ def test_train_py_shares_each_batch_among_the_gpus_of_one_machine(tmp_path, capf
     rows = [row._replace(seconds=0.0) for row in runs.read_history(two)]
     np.testing.assert_allclose(rows, expected, rtol=1e-3)
 
-    capfd.readouterr()
-    assert train_on_gpus(*arguments("none"), "--batch_size", "99") == 2
-    assert "a multiple of 2, the number of replicas, got 99; nearest: 98 or 100" in capfd.readouterr().err
+
+def test_a_batch_that_the_gpus_cannot_share_equally_is_refused(monkeypatch):
+    gpus = ["the first GPU", "the second GPU"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda device_type: {"GPU": gpus}[device_type])
+    replicas = types.SimpleNamespace(count=2)
+    monkeypatch.setattr(distribution, "on_gpus", lambda: replicas)
+    assert train.replicas_on_gpus(Config(batch_size=100)) is replicas
+    with pytest.raises(cli.UsageError, match=r"a multiple of 2, .* got 99; nearest: 98 or 100$"):
+        train.replicas_on_gpus(Config(batch_size=99))
+    gpus.pop()
+    assert train.replicas_on_gpus(Config(batch_size=99)) is None
 
 
 def test_a_port_that_is_taken_ends_train_py_with_exit_code_2(monkeypatch, tmp_path, capsys):

@@ -25,7 +25,7 @@ def build(name, image_shape, num_params=1, latent_dim=5, hidden_size=11):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("image_shape", SHAPES)
 @pytest.mark.parametrize("num_params", [1, 2])
-def test_output_shapes(name, image_shape, num_params):
+def test_the_encoder_has_two_outputs_per_latent_and_the_decoder_num_params_per_pixel(name, image_shape, num_params):
     encoder, decoder = build(name, image_shape, num_params)
     d = math.prod(image_shape)
     assert encoder(np.zeros((3, d), np.float32)).shape == (3, 10)
@@ -78,7 +78,7 @@ def test_weights_are_glorot_uniform_and_no_two_layers_have_the_same(name):
     assert len(beginnings) == len(layers)
 
 
-def test_multiply_adds():
+def test_the_multiply_adds_of_a_network_are_those_of_a_count_by_hand():
     encoder, _ = build("flat", (28, 28, 1))
     assert multiply_adds(encoder) == 784 * 11 + 11 * 11 + 11 * 10
     encoder, decoder = build("conv3", (8, 8, 3))
