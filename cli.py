@@ -803,7 +803,7 @@ def refuse_to_replace(args: argparse.Namespace, run_folder: Path) -> None:
     if epoch == 0 or args.restore or args.overwrite:
         return
     config = args.config
-    # If the run has reached --num_epochs, training on needs a larger one.
+    # If the run has reached --num_epochs, continuing it needs a larger number.
     num_epochs = config.num_epochs if config.num_epochs > epoch else 2 * epoch
     longer = dataclasses.replace(config, num_epochs=num_epochs)
     raise runs.RunError(

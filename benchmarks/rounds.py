@@ -44,7 +44,7 @@ class Contender(NamedTuple):
     xla_flags: str = ""
 
 
-class RunningContender(NamedTuple):
+class ContenderProcess(NamedTuple):
     """A contender's process, and the file that receives its error output."""
 
     name: str
@@ -75,21 +75,21 @@ def run_rounds(
     printed, and it is left out. `options` are further arguments for every contender.
     """
     with start_all(contenders, images, options) as started:
-        in_turn = deque(started)
-        measurements: dict[str, list[Measurement]] = {running.name: [] for running in in_turn}
+        queue = deque(started)
+        measurements: dict[str, list[Measurement]] = {contender_process.name: [] for contender_process in queue}
         for _ in range(WARM_UPS + ROUNDS):
-            for running in tuple(in_turn):
+            for contender_process in tuple(queue):
                 try:
-                    measurement = give_turn(running)
+                    measurement = give_turn(contender_process)
                 except EndedEarlyError as error:
-                    print(f"{running.name} ended early and is left out:\n{error}", file=sys.stderr)
-                    in_turn.remove(running)
-                    del measurements[running.name]
+                    print(f"{contender_process.name} ended early and is left out:\n{error}", file=sys.stderr)
+                    queue.remove(contender_process)
+                    del measurements[contender_process.name]
                 else:
-                    print(f"{running.name}: {measurement}", file=sys.stderr, flush=True)
-                    measurements[running.name].append(measurement)
+                    print(f"{contender_process.name}: {measurement}", file=sys.stderr, flush=True)
+                    measurements[contender_process.name].append(measurement)
                     time.sleep(PAUSE)
-            in_turn.rotate(-1)
+            queue.rotate(-1)
     return {name: rounds[WARM_UPS:] for name, rounds in measurements.items()}
 
 
@@ -98,22 +98,22 @@ def start_all(
     contenders: Sequence[Contender],
     images: np.ndarray,
     options: Sequence[str],
-) -> Iterator[list[RunningContender]]:
+) -> Iterator[list[ContenderProcess]]:
     """Starts all contenders and yields their processes. At the end, waits until they have ended."""
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         images_path = scratch / "images.npy"
         np.save(images_path, images)
-        all_running = []
+        contender_processes = []
         for index, contender in enumerate(contenders):
-            running = start(contender, [str(images_path), *options], log_path=scratch / f"{index}.log")
+            contender_process = start(contender, [str(images_path), *options], log_path=scratch / f"{index}.log")
             # At the end, this closes the standard input of the process, which ends the process, and waits for it.
-            stack.enter_context(running.process)
-            all_running.append(running)
-        yield all_running
+            stack.enter_context(contender_process.process)
+            contender_processes.append(contender_process)
+        yield contender_processes
 
 
-def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> RunningContender:
+def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> ContenderProcess:
     """Starts the process of a contender, which then waits for its first turn."""
     command = [sys.executable, "-m", contender.module, contender.kind, *arguments]
     environment = os.environ | {"XLA_FLAGS": contender.xla_flags}
@@ -127,12 +127,12 @@ def start(contender: Contender, arguments: Sequence[str], log_path: Path) -> Run
             stderr=log,
             text=True,
         )
-    return RunningContender(contender.name, process, log_path)
+    return ContenderProcess(contender.name, process, log_path)
 
 
-def give_turn(running: RunningContender) -> Measurement:
+def give_turn(contender_process: ContenderProcess) -> Measurement:
     """Lets a contender work for one turn and returns what it measured. Raises EndedEarlyError if its process ended."""
-    process = running.process
+    process = contender_process.process
     # Both are pipes, which mypy cannot know.
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -142,7 +142,7 @@ def give_turn(running: RunningContender) -> Measurement:
     except (BrokenPipeError, json.JSONDecodeError):
         # If the process has ended, the line is empty, and not JSON.
         process.communicate()
-        errors = running.log_path.read_text(errors="replace")
+        errors = contender_process.log_path.read_text(errors="replace")
         raise EndedEarlyError(errors[-2000:]) from None
 
 

@@ -248,10 +248,13 @@ def _find_train_and_test(folder: Path) -> FoundPictures:
     _check_any(train_folder, train, ignored_in_train)
     _check_any(test_folder, test, ignored_in_test)
     # find_pictures has checked that all pictures of a part are in class folders, or none.
-    if bool(train[0].class_name) != bool(test[0].class_name):
-        sorted_part, other_part = ("train", "test") if train[0].class_name else ("test", "train")
+    train_has_classes = bool(train[0].class_name)
+    test_has_classes = bool(test[0].class_name)
+    if train_has_classes != test_has_classes:
+        with_classes = "train" if train_has_classes else "test"
+        without_classes = "test" if train_has_classes else "train"
         raise DataError(
-            f"{folder}: the pictures in {sorted_part} are in class folders, and those in {other_part} are not: "
+            f"{folder}: the pictures in {with_classes} are in class folders, and those in {without_classes} are not: "
             "use class folders in both, or in neither"
         )
     _check_test_classes(

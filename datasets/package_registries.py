@@ -112,7 +112,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _reason_in(printed: str) -> str:
-    """Returns the line that says why pip or npm failed: npm prints a line with its error code, pip ends with it."""
+    """Returns the line that says why pip or npm failed: npm's line with the error code, or else the last line."""
     for line in printed.splitlines():
         if line.startswith(("npm error code", "npm ERR! code")):
             return line

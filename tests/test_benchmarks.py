@@ -167,14 +167,14 @@ def test_a_table_in_markdown():
 
 def test_each_contender_begins_a_round_in_its_turn(monkeypatch):
     contenders = [Contender(name, "module", "kind") for name in "abc"]
-    all_running = [rounds.RunningContender(contender.name, None, None) for contender in contenders]
+    contender_processes = [rounds.ContenderProcess(contender.name, None, None) for contender in contenders]
     order = []
 
-    def give_turn(running):
-        order.append(running.name)
+    def give_turn(contender_process):
+        order.append(contender_process.name)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(rounds, "start_all", lambda *args: contextlib.nullcontext(all_running))
+    monkeypatch.setattr(rounds, "start_all", lambda *args: contextlib.nullcontext(contender_processes))
     monkeypatch.setattr(rounds, "give_turn", give_turn)
     monkeypatch.setattr(rounds, "PAUSE", 0)
     monkeypatch.setattr(rounds, "WARM_UPS", 1)

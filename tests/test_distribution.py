@@ -54,13 +54,12 @@ def check_against_one_replica(results, batch_size, names, one_replica):
         assert (results[key] == results[key.removesuffix("_again")]).all(), key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_workers", "batch_size", "with_chief", "names"),
     [
         (2, 100, False, ["conv3"]),
-        (2, 100, False, ["flat", "normal", "logit_normal", "conv3_bfloat16"]),
-        (3, 99, True, ["flat"]),
+        pytest.param(2, 100, False, ["flat", "normal", "logit_normal", "conv3_bfloat16"], marks=pytest.mark.slow),
+        pytest.param(3, 99, True, ["flat"], marks=pytest.mark.slow),
     ],
 )
 def test_workers_train_as_one_process_does(num_workers, batch_size, with_chief, names, one_replica, tmp_path):

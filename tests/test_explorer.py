@@ -194,7 +194,7 @@ def test_the_colours_of_classes_stay_apart_for_every_vision(vision):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "explorer").glob("*.html")), ids=lambda path: path.name)
-def test_the_pages_in_docs_are_those_that_explore_py_would_write_today(path):
+def test_the_pages_in_docs_have_the_html_the_style_and_the_scripts_of_today(path):
     text = path.read_text(encoding="utf-8")
     data = data_of(text)
     # pytest would show the difference of two long pages very slowly.
@@ -375,6 +375,12 @@ def test_a_bad_address_is_ignored_with_a_message(fragment, visit):
     assert "does not have 3 numbers" in opened.locator("#status").inner_text()
     first = page.choose_thumbnails(example.labels, page.generator(0, "draw").permutation(60))[0]
     assert shows(opened, example, example.posterior.mean[first])
+
+
+def test_a_number_that_is_rounded_to_zero_has_no_minus(visit):
+    opened = visit(Example(), "#z=-0.001,-0.01")
+    assert value_of(opened, 0) == "0.00"
+    assert value_of(opened, 1) == "\u22120.01"
 
 
 def test_sliders_are_in_the_order_of_variance_and_change_the_picture(visit):

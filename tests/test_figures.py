@@ -34,7 +34,8 @@ def test_image_grid_shows_each_pixel_at_its_place(channels):
     drawn = draw(figures.image_grid(images))
     assert drawn.shape == (2 * 4 * 2, 3 * 5 * 2, 3)
     for row, column, y, x in np.ndindex(2, 3, 4, 5):
-        top, left = (row * 4 + y) * 2, (column * 5 + x) * 2
+        top = (row * 4 + y) * 2
+        left = (column * 5 + x) * 2
         drawn_pixel = drawn[top : top + 2, left : left + 2]
         expected = np.broadcast_to(images[row, column, y, x] * 255, drawn_pixel.shape)
         np.testing.assert_allclose(drawn_pixel, expected, atol=1.01)

@@ -140,8 +140,8 @@ def read_metrics(folder):
 def combinations():
     """Returns every data set with every type.
 
-    Each data set has one type that is not slow, the first of its experiments. cifar10_full has none, because svhn has
-    images of the same shape. The digits have the types that no other data set has.
+    Each data set but two has one type that is not slow: that of its first experiment. All types of cifar10_full are
+    slow, because svhn has images of the same shape. Of the digits, the types that no other data set tests are not slow.
     """
     quick_types: dict[str, str] = {}
     for experiment in EXPERIMENTS:

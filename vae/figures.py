@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from vae.latent import LatentPlane
 
 DPI = 100
-
-# The screen pixels of an image pixel, a side.
-ZOOM = 2
 NUM_CLASSES = 10
+
+# Each image pixel is a square of this many screen pixels a side.
+ZOOM = 2
+
 # A figure has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
 MAX_SIDE = 10000
 

@@ -418,9 +418,10 @@ def with_learning_rate(row: HistoryRow, learning_rate: float) -> HistoryRow:
 
 
 def last_tested(folder: str | os.PathLike, epoch: int) -> HistoryRow | None:
-    """Returns the last row with a test ELBO up to an epoch, that of the model, in a run's history; None without any.
+    """Returns the last row of a run's history that has a test ELBO and is not after `epoch`, or None.
 
-    If training was killed, or still goes on, the history can have later rows. Raises RunError if it cannot be read.
+    If training was killed or still goes on, the history can have rows after the epoch of the model. Raises RunError if
+    the history cannot be read.
     """
     tested = [row for row in read_history(folder) if row.epoch <= epoch and math.isfinite(row.test_elbo)]
     if not tested:

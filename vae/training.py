@@ -34,8 +34,8 @@ MAX_BLOCK_BYTES = 2**27
 # A step of an XLA-compiled network has two parts, from this batch size on and up to this number of weights. With fewer
 # images, two parts take longer than one. With more weights, two parts gained on neither of two machines, and took
 # longer on one (benchmarks/RESULTS.md, "Tried"). Four parts took longer than two. The number of parts decides the order
-# of sums, so it must not depend on the machine: with equal flags, a flat network has the same bits on any machine with
-# two or more cores.
+# of sums, so it must not depend on the number of cores: with equal flags, a flat network has the same bits on any
+# number of cores, if there are at least two.
 MIN_BATCH_OF_TWO_PARTS = 100
 MAX_WEIGHTS_OF_TWO_PARTS = 1_000_000
 
