@@ -194,23 +194,25 @@ def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float])
 
 
 def make_seeds_table(published: Mapping[str, Result | None]) -> str:
-    """Returns a table with the NLL of q of each seed on Frey Faces, and their mean and standard deviation.
+    """Returns a table with both NLLs of each seed on Frey Faces, and their mean and standard deviation.
 
     `published` is what docs/ has of each experiment, by its name.
     """
-    header = ["NLL of q, nats", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
+    header = ["likelihood", "estimate", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
     rows = []
-    for likelihood, names in FREY_FACES_SEEDS.items():
-        measures = [get_nll_of_q(published[name]) for name in names]
-        rows.append([likelihood, *(format_nats(measure) or NOT_RUN for measure in measures), *summarize(measures)])
+    for estimate, attribute in (("NLL of q", "nll_of_q"), ("NLL", "nll")):
+        for likelihood, names in FREY_FACES_SEEDS.items():
+            measures = [get_measure(published[name], attribute) for name in names]
+            cells = [format_nats(measure) or NOT_RUN for measure in measures]
+            rows.append([likelihood, estimate, *cells, *summarize(measures)])
     return format_table(header, rows)
 
 
-def get_nll_of_q(result: Result | None) -> Measure | None:
-    """Returns the NLL of q of a result, or None if it has none."""
+def get_measure(result: Result | None, attribute: str) -> Measure | None:
+    """Returns the "nll" or "nll_of_q" of a result, or None if it has none."""
     if result is None or result.metrics is None:
         return None
-    return result.metrics.nll_of_q
+    return getattr(result.metrics, attribute)
 
 
 def make_test_elbo_table(header: str, by_label: Mapping[str, Result | None], epochs: Sequence[int]) -> str:

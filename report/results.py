@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,9 +113,20 @@ def read(folder: Path) -> Result:
 
 
 def read_published(config: Config) -> Result | None:
-    """Returns what docs/ has of the run of a Config, or None if it has nothing. Raises RunError if it is damaged."""
+    """Returns what docs/ has of the run of a Config, or None if it has nothing that can be read.
+
+    A kill in the middle of `publish` can leave some of a run's files. Then the user is told, and the run counts as not
+    published, so that reproduce.py publishes it again.
+    """
     folder = RESULTS / config.run_name
-    return read(folder) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    try:
+        return read(folder)
+    except runs.RunError as error:
+        problem = str(error).splitlines()[0]
+        print(f"{folder} counts as not published: {problem}", file=sys.stderr)
+        return None
 
 
 def read_metrics(folder: Path) -> Metrics | None:
@@ -209,15 +221,16 @@ def is_evaluated(run_folder: Path, num_samples: int) -> bool:
 def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
     """Copies the small files of an evaluated run and its pictures into docs/; returns whether it did.
 
-    With has_page, its explorer.html is copied, too. Without it, such a page may be left from long ago. A better result
-    of the same run that is already there is kept instead, and the user is told.
+    With has_page, its explorer.html is copied, too. Without has_page, an explorer.html among the pictures may be out of
+    date, so it is not copied. A better result of the same run that is already there is kept instead, and the user is
+    told.
     """
     published = RESULTS / run_folder.name
     new = read(run_folder)
-    old_quality = published_quality(published)
-    if old_quality is not None and old_quality > new.quality:
+    old = read_published(new.saved.config)
+    if old is not None and old.quality > new.quality:
         print(
-            f"{published} ({old_quality}) and its figures are kept, because {run_folder} ({new.quality}) is not as good"
+            f"{published} ({old.quality}) and its figures are kept, because {run_folder} ({new.quality}) is not as good"
         )
         return False
     for name in ("config.json", "metrics.json"):
@@ -229,16 +242,6 @@ def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
             copy(picture, PAGES / f"{run_folder.name}.html")
     copy_history(run_folder, published, num_epochs=new.quality.num_epochs)
     return True
-
-
-def published_quality(folder: Path) -> Quality | None:
-    """Returns the quality of a published result; None if there is none that can be read, after a kill for example."""
-    if not folder.is_dir():
-        return None
-    try:
-        return read(folder).quality
-    except runs.RunError:
-        return None
 
 
 def copy(source: Path, destination: Path) -> None:
