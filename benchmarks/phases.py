@@ -1,5 +1,7 @@
 """Does what train.py does until the end of its first epoch, then saves: python -m benchmarks.phases DATA_DIR FOLDER.
 
+train.py's check of the memory, its choice of threads and its look for GPUs are left out.
+
 It prints the seconds of each phase as JSON. The environment variable STARTED has the time at which the process started.
 """
 
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
-import train
 from config import Config
 
 # At run time, the imports are one of the phases.
@@ -78,10 +79,7 @@ def measure_epoch(watch: Stopwatch, data: Dataset) -> tf.train.Checkpoint:
     from vae import evaluation, runs, training
 
     config = Config()
-    image_shape = data.train_images.shape[1:]
-    train.set_threads(config, num_workers=1)
-    train.warn_about_memory(config, image_shape, config.batch_size)
-    model = runs.build(config, image_shape)
+    model = runs.build(config, data.train_images.shape[1:])
     state = training.create_state(model, config.learning_rate)
     watch.end_phase("model and optimizer")
     measure_test_elbo = evaluation.make_test_elbo(model, data.test_images)

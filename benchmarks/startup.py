@@ -83,8 +83,8 @@ def phases_part(data_dir: Path, scratch: Path) -> str:
     rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
     return "\n\n".join(
         [
-            "The phases from the start of `python train.py` to the end of its first epoch, "
-            f"medians of {ROUNDS} rounds:",
+            "The phases from the start of `python train.py` to the end of its first epoch, without its check of the "
+            f"memory, medians of {ROUNDS} rounds:",
             format_table(["phase", "seconds"], rows),
             f"Together, the phases take {sum(seconds.values()):.2f} s. Saving config.json, a history of 500 rows and a "
             f"checkpoint takes {save * 1e3:.0f} ms, and {first_save * 1e3:.0f} ms the first time. train.py saves after "

@@ -378,7 +378,7 @@ def test_a_bad_address_is_ignored_with_a_message(fragment, visit):
 
 
 def test_a_number_that_is_rounded_to_zero_has_no_minus(visit):
-    opened = visit(Example(), "#z=-0.001,-0.01")
+    opened = visit(Example(), "#z=-0.001,-0.01,0")
     assert value_of(opened, 0) == "0.00"
     assert value_of(opened, 1) == "\u22120.01"
 
