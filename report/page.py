@@ -80,7 +80,6 @@ class ResultText:
     nll_of_q: str = NOT_RUN
     nll_of_q_bits_per_dim: str = NOT_RUN
     nll_of_q_error: str = NOT_RUN
-    num_samples_of_q: str = NOT_RUN
     samples: str = NOT_RUN
     effective_sample_size: str = NOT_RUN
     num_below_50: str = NOT_RUN
@@ -184,7 +183,6 @@ def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float])
         nll_of_q=format_nats(metrics.nll_of_q),
         nll_of_q_bits_per_dim=format_bits_per_dim(metrics.nll_of_q),
         nll_of_q_error=format_estimator_error(metrics.nll_of_q),
-        num_samples_of_q=str(metrics.num_samples_of_q),
         samples=format_samples(metrics),
         effective_sample_size="" if sample_size is None else f"{sample_size.median:.0f}",
         num_below_50="" if sample_size is None else str(sample_size.num_below_50),
