@@ -175,9 +175,9 @@ def test_fewer_samples_of_large_images_are_decoded_at_once(images, monkeypatch):
     sizes = []
     draw_noise = importance.draw_noise
 
-    def watched_draw_noise(latent_dim, num_images, parts, num_rows):
+    def watched_draw_noise(latent_dim, num_images, components, num_rows):
         sizes.append(num_rows)
-        return draw_noise(latent_dim, num_images, parts, num_rows)
+        return draw_noise(latent_dim, num_images, components, num_rows)
 
     monkeypatch.setattr(importance, "draw_noise", watched_draw_noise)
     expected = log_weights(model, x, 100)

@@ -1,8 +1,8 @@
 """Importance sampling of log p(x), in two ways.
 
 The literature takes the samples from q(z|x) (Burda et al. 2016, arXiv:1509.00519, equation 8). On test images q(z|x) is
-often too narrow and too far off, and its samples miss much of p(x). The better way takes them from a mixture around a
-Gaussian that vae.gaussian_fit fits to the posterior p(z|x) of each image.
+often too narrow and too far off, and its samples miss much of p(x). The better way takes them from a mixture. Its main
+component comes from a Gaussian that vae.gaussian_fit fits to the posterior p(z|x) of each image.
 
 In both, the mean of the weights is an unbiased estimate of p(x). By Jensen's inequality, its negative logarithm is an
 upper bound on the NLL, -log p(x), in expectation.
@@ -23,10 +23,10 @@ from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
 
-# What a sample is drawn from: a multivariate t around the fitted Gaussian, the encoder's q(z|x), or the prior p(z).
-# make_samples and log_densities have them in this order.
+# What a sample is drawn from: the t, a multivariate Student t distribution with the location and scale of the fitted
+# Gaussian; the encoder's q(z|x); or the prior p(z). make_samples and log_densities have them in this order.
 FITTED, ENCODER, PRIOR = range(3)
-# The parts of the mixture, which are sampled in turn.
+# The components of the mixture, which are sampled in turn.
 MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
 
 # How many samples are decoded at once. Of large images, MAX_DECODED_PIXELS allows fewer.
@@ -40,46 +40,46 @@ def log_weights(
 
     In the first row, r is q(z|x), and the z_k are samples of it (Burda et al. 2016).
 
-    In the second row, r is the mixture, and the z_k are K other samples. From 20 samples on, the prior is part of the
-    mixture, and the weights are at most p(x|z_k) over its share (Hesterberg 1995, "Weighted average importance sampling
-    and defensive mixture distributions"; Veach & Guibas 1995, the balance heuristic). The fit does not depend on the
-    samples, so the estimate is unbiased.
+    In the second row, r is the mixture, and the z_k are K other samples. From 20 samples on, the prior is one of the
+    mixture's components, and the weights are at most p(x|z_k) over its share (Hesterberg 1995, "Weighted average
+    importance sampling and defensive mixture distributions"; Veach & Guibas 1995, the balance heuristic). The fit does
+    not depend on the samples, so the estimate is unbiased.
 
     x: prepared images [n, d]; posterior: their q(z|x), [n, L]. Each image has a noise stream of its own, drawn in the
     order of the samples, so that neither the other images nor max_rows change its weights.
     """
-    parts = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
+    components = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
     max_rows_of_size = max(1, MAX_DECODED_PIXELS // x.shape[1])
-    num_rows = min(max_rows, max_rows_of_size, len(parts))
+    num_rows = min(max_rows, max_rows_of_size, len(components))
     fit_posterior = compile_fit(model)
     compute_log_weights = compile_log_weights(model, num_samples)
-    draws = prefetch(draw_noise(model.latent_dim, len(x), parts, num_rows))
+    draws = prefetch(draw_noise(model.latent_dim, len(x), components, num_rows))
     for image, mean, log_std in zip(x, posterior.mean, posterior.log_std, strict=True):
         fit = fit_posterior(image, mean, log_std)
         weights = []
-        for _ in range(0, len(parts), num_rows):
-            noise, stretch, part = next(draws)
-            weights.append(compute_log_weights(image, mean, log_std, fit, noise, stretch, part).numpy())
+        for _ in range(0, len(components), num_rows):
+            noise, stretch, component = next(draws)
+            weights.append(compute_log_weights(image, mean, log_std, fit, noise, stretch, component).numpy())
         under_q, under_mixture = np.concatenate(weights, axis=1)
         yield np.stack([under_q[:num_samples], under_mixture[num_samples : 2 * num_samples]])
 
 
 def draw_noise(
-    latent_dim: int, num_images: int, parts: np.ndarray, num_rows: int
+    latent_dim: int, num_images: int, components: np.ndarray, num_rows: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields noise [num_rows, L], the stretch that makes it a t, [num_rows], and the part of each row, [num_rows].
+    """Yields noise [num_rows, L], the stretch that makes it a t, [num_rows], and each row's component, [num_rows].
 
     The last draw of an image is filled up with zeros.
     """
     freedom = degrees_of_freedom(latent_dim)
     for image in range(num_images):
         rng = generator(TEST_SEED, "importance", image)
-        stretch = np.sqrt(freedom / rng.chisquare(freedom, len(parts)))
-        for first in range(0, len(parts), num_rows):
+        stretch = np.sqrt(freedom / rng.chisquare(freedom, len(components)))
+        for first in range(0, len(components), num_rows):
             rows = slice(first, first + num_rows)
-            noise = rng.standard_normal((len(parts[rows]), latent_dim), dtype=np.float32)
+            noise = rng.standard_normal((len(components[rows]), latent_dim), dtype=np.float32)
             missing = (0, num_rows - len(noise))
-            yield np.pad(noise, (missing, (0, 0))), np.pad(stretch[rows], missing), np.pad(parts[rows], missing)
+            yield np.pad(noise, (missing, (0, 0))), np.pad(stretch[rows], missing), np.pad(components[rows], missing)
 
 
 def degrees_of_freedom(latent_dim: int) -> float:
@@ -96,7 +96,7 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
     It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
     float64, as p(z|x) can be very narrow.
     """
-    # With fewer than 20 samples, the parts that are never sampled have no share.
+    # With fewer than 20 samples, the components that are never sampled have no share.
     counts = np.bincount(np.resize(MIXTURE, num_samples), minlength=len(set(MIXTURE)))
     with np.errstate(divide="ignore"):
         log_shares = np.log(counts / num_samples)
@@ -109,22 +109,22 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
         fit: Fit,
         noise: tf.Tensor,
         stretch: tf.Tensor,
-        part: tf.Tensor,
+        component: tf.Tensor,
     ) -> tf.Tensor:
         q = Posterior(tf.cast(mean, tf.float64), tf.cast(log_std, tf.float64))
-        z = make_samples(q, fit, tf.cast(noise, tf.float64), stretch, part)
-        log_parts = log_densities(q, fit, z)
-        # log r(z_k) = log sum_parts share r_part(z_k)                                                     [num_rows]
-        log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_parts, axis=-1), axis=-1)
-        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_parts[ENCODER], log_mixture])
+        z = make_samples(q, fit, tf.cast(noise, tf.float64), stretch, component)
+        log_r = log_densities(q, fit, z)
+        # log r(z_k) = log sum_c share_c r_c(z_k), over the components c                                   [num_rows]
+        log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_r, axis=-1), axis=-1)
+        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_r[ENCODER], log_mixture])
 
     return compute_log_weights
 
 
-def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-    """Returns the z_k, each from the part of its row, [num_rows, L], in float64.
+def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, component: tf.Tensor) -> tf.Tensor:
+    """Returns the z_k, each from its row's component, [num_rows, L], in float64.
 
-    q: q(z|x) of an image, [L] each, and fit: its Fit. noise, stretch and part: what draw_noise yields.
+    q: q(z|x) of an image, [L] each, and fit: its Fit. noise, stretch and component: what draw_noise yields.
     """
     z_of_q = q.sample(noise)
     # Each latent of the t is fit.mean + C'^-1 noise stretch if it is fitted, and as in q(z|x) if not.
@@ -135,7 +135,7 @@ def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, p
     num_fitted = fit.latents.shape[0]
     index = tf.where(is_fitted, index_if_fitted, num_fitted + tf.range(is_fitted.shape[0]))
     z_of_t = tf.gather(tf.concat([fit.mean + deviation, z_of_q], axis=1), index, axis=1)
-    return tf.gather(tf.stack([z_of_t, z_of_q, noise], axis=1), part, batch_dims=1)
+    return tf.gather(tf.stack([z_of_t, z_of_q, noise], axis=1), component, batch_dims=1)
 
 
 def log_densities(q: Posterior, fit: Fit, z: tf.Tensor) -> list[tf.Tensor]:
@@ -194,7 +194,7 @@ def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.n
     """Returns the standard error of importance_sampled_nll, in nats, to first order (the delta method).
 
     It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If these are only a few
-    samples, the true error can be larger. For the mixture it is an upper estimate, because the number of samples of
-    each part is fixed (stratified sampling).
+    samples, the true error can be larger. For the mixture it is an overestimate, because the number of samples of
+    each component is fixed (stratified sampling).
     """
     return np.sqrt(np.maximum(1 / effective_sample_size - 1 / num_samples, 0.0))
