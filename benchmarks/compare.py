@@ -124,11 +124,12 @@ def make_table(measurements: dict[str, list[Measurement]]) -> str:
 
 
 def describe_limit(measurements: dict[str, list[Measurement]]) -> str:
-    """Returns two sentences on the limit, with the rate that it was computed with."""
+    """Returns what the limit is, with the rate that it was computed with."""
     rate = median_of(measurements[LIMIT], "rate")
     return (
-        f"The limit is the time that an epoch's operations take at {rate / 1e9:.0f} billion operations per second. "
-        "This is the rate of the fastest product of two large square matrices."
+        "The limit is the time that the network's matrix products and convolutions take, forward and backward, at "
+        f"{rate / 1e9:.0f} billion operations per second. This is the rate of the fastest product of two large square "
+        "matrices. Activations, the loss and Adam are not counted."
     )
 
 

@@ -27,9 +27,9 @@ INTRODUCTION = """# Benchmarks
 An epoch is timed from its first step to its last. The data is drawn again for each epoch. NumPy prepares it on a thread
 while the model trains, unless the row says otherwise. The programs in a table take turns of {epochs_per_turn} epochs.
 Each program runs in its own process, with as many threads as it likes. This project sets its own environment variables
-for XLA and oneDNN, as its users get them, and the limit is measured with the same ones. No environment variable tunes
-the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in two
-halves, show what the users of a library get with this project's tricks. (A step of this project has two parts with
+for XLA and oneDNN, as it does for every user, and the limit is measured with the same ones. No environment variable
+tunes the other libraries, except in rows that name this project's XLA flags. These rows, and those with the batch in
+two halves, show what the users of a library get with this project's tricks. (A step of this project has two parts with
 H = 200, and one with H = 500; H is the number of neurons in each hidden layer.) The other rows show what they get
 without them.
 
