@@ -76,8 +76,8 @@ def conv3_section(images: np.ndarray) -> str:
     steps = len(color_images) // BATCH_SIZE
     heading = f"### conv3 on 32x32x3, {steps} steps of {BATCH_SIZE} images"
     limit = (
-        f"{describe_limit(measurements)} It is the limit of float32 for every row. With bfloat16, a processor can be "
-        "faster than that."
+        f"{describe_limit(measurements)} The same limit, that of float32, is used for every row. With bfloat16, a "
+        "processor can be faster than that."
     )
     return "\n\n".join([heading, make_table(measurements), limit])
 
@@ -127,9 +127,9 @@ def describe_limit(measurements: dict[str, list[Measurement]]) -> str:
     """Returns what the limit is, with the rate that it was computed with."""
     rate = median_of(measurements[LIMIT], "rate")
     return (
-        "The limit is the time that the network's matrix products and convolutions take, forward and backward, at "
-        f"{rate / 1e9:.0f} billion operations per second. This is the rate of the fastest product of two large square "
-        "matrices. Activations, the loss and Adam are not counted."
+        "The limit is the time that the matrix products and convolutions of an epoch would take, forward and backward, "
+        f"at {rate / 1e9:.0f} billion operations per second. This is the rate of the fastest product of two large "
+        "square matrices. Activations, the loss and Adam are not counted."
     )
 
 

@@ -71,7 +71,7 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
         fit = Fit(latents, tf.gather(center, latents), tf.linalg.cholesky(precision))
         fit_of_q = Fit(latents, tf.gather(q.mean, latents), tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents))))
         is_finite = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
-        return tf.nest.map_structure(lambda part, part_of_q: tf.where(is_finite, part, part_of_q), fit, fit_of_q)
+        return tf.nest.map_structure(lambda value, value_of_q: tf.where(is_finite, value, value_of_q), fit, fit_of_q)
 
     return fit_posterior
 

@@ -113,10 +113,10 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
     ) -> tf.Tensor:
         q = Posterior(tf.cast(mean, tf.float64), tf.cast(log_std, tf.float64))
         z = make_samples(q, fit, tf.cast(noise, tf.float64), stretch, component)
-        log_r = log_densities(q, fit, z)
+        log_components = log_densities(q, fit, z)
         # log r(z_k) = log sum_c share_c r_c(z_k), over the components c                                   [num_rows]
-        log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_r, axis=-1), axis=-1)
-        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_r[ENCODER], log_mixture])
+        log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_components, axis=-1), axis=-1)
+        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_components[ENCODER], log_mixture])
 
     return compute_log_weights
 
