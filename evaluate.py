@@ -60,7 +60,7 @@ def format_table(metrics: dict[str, Any]) -> str:
         "elbo": "ELBO",
         "log_likelihood": "log-likelihood term",
         "kl": "KL",
-        "nll_of_q": f"NLL, {metrics['num_samples_of_q']} samples of q(z|x)",
+        "nll_of_q": f"NLL, {metrics['num_samples']} samples of q(z|x)",
         "nll": f"NLL, {metrics['num_samples']} samples of the mixture",
     }
     lines = [f"epoch {metrics['epoch']}, {metrics['num_images']} test images, seed {metrics['seed']}"]

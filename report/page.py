@@ -38,7 +38,7 @@ COLUMNS = {
     "NLL of q": "nll_of_q",
     "NLL": "nll",
     "NLL bits/dim": "nll_bits_per_dim",
-    "samples": "samples",
+    "samples": "num_samples",
     "ESS": "effective_sample_size",
     "active": "active_units",
 }
@@ -57,11 +57,12 @@ PICTURE = re.compile(r"!\[(.*?)\]\((.*?)\)")
 class ResultText:
     """What the page shows of one run. Whatever no file in docs/ says stays NOT_RUN; what does not apply is empty.
 
-    ELBO and NLL are in nats per image, except those in bits_per_dim. nll_of_q comes from samples of q(z|x), nll from a
-    better proposal; the fields in _error are the estimators' own errors. The numbers of samples are per image;
-    `samples` has both if they differ. effective_sample_size is the median over the images of that of nll, and
-    num_below_50 the number of images where it is below 50. share_of_active is the share that the first singular values,
-    as many as there are active units, have in the sum of all; share_of_first_14 is that of the first 14.
+    ELBO and NLL are in nats per image, except those in bits_per_dim. nll_of_q comes from samples of q(z|x), nll
+    from a better proposal; the fields in _error are the estimators' own errors. num_samples is the number of
+    importance samples per image, the same for both NLLs. effective_sample_size is the median over the images of the
+    effective sample size of nll, and num_below_50 the number of images where it is below 50. share_of_active is the
+    share that the first singular values, as many as there are active units, have in the sum of all;
+    share_of_first_14 is that of the first 14.
 
     time is the median duration of the epochs multiplied by their number, and full_time the same for all planned epochs.
     """
@@ -80,7 +81,6 @@ class ResultText:
     nll_of_q: str = NOT_RUN
     nll_of_q_bits_per_dim: str = NOT_RUN
     nll_of_q_error: str = NOT_RUN
-    samples: str = NOT_RUN
     effective_sample_size: str = NOT_RUN
     num_below_50: str = NOT_RUN
     active_units: str = NOT_RUN
@@ -179,11 +179,10 @@ def add_metrics(text: ResultText, metrics: Metrics, running_shares: list[float])
         nll=format_nats(metrics.nll),
         nll_bits_per_dim=format_bits_per_dim(metrics.nll),
         nll_error=format_estimator_error(metrics.nll),
-        num_samples=str(metrics.num_samples),
+        num_samples="" if metrics.nll is None else str(metrics.num_samples),
         nll_of_q=format_nats(metrics.nll_of_q),
         nll_of_q_bits_per_dim=format_bits_per_dim(metrics.nll_of_q),
         nll_of_q_error=format_estimator_error(metrics.nll_of_q),
-        samples=format_samples(metrics),
         effective_sample_size="" if sample_size is None else f"{sample_size.median:.0f}",
         num_below_50="" if sample_size is None else str(sample_size.num_below_50),
         active_units=str(metrics.num_active_units),
@@ -291,15 +290,6 @@ def format_estimator_error(measure: Measure | None) -> str:
     if measure is None or measure.estimator_error is None:
         return ""
     return f"{measure.estimator_error:.3f}"
-
-
-def format_samples(metrics: Metrics) -> str:
-    """Returns the number of samples of both NLLs, or "5000 / 1000" if that of q(z|x) has fewer."""
-    if metrics.nll is None:
-        return ""
-    if metrics.num_samples_of_q == metrics.num_samples:
-        return str(metrics.num_samples)
-    return f"{metrics.num_samples} / {metrics.num_samples_of_q}"
 
 
 def format_singular_values(values: list[float]) -> str:

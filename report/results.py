@@ -26,7 +26,7 @@ class Measure(NamedTuple):
 
     standard_error (nats) comes from the spread over the images, and is None if it is unknown. bits_per_dim is None if
     the likelihood is not a density of the bytes. estimator_error (nats) comes from the importance samples of an NLL,
-    and is None if there are none, or if an earlier version of evaluate.py did not measure it.
+    and is None if there are fewer than two of them.
     """
 
     nats: float
@@ -46,16 +46,14 @@ class SampleSize(NamedTuple):
 class Metrics:
     """What evaluate.py measured of a model, from the run's metrics.json.
 
-    `nll_of_q` is the literature's estimate, from `num_samples_of_q` samples of q(z|x) per image. `nll` is the better
-    one, from `num_samples` samples of the mixture of vae.importance. Both are None if the model has no likelihood.
-
-    Earlier versions of evaluate.py took `nll` from a mixture of q(z|x) and wider copies of it. `effective_sample_size`
-    is None for them, and if there is no NLL.
+    `nll_of_q` is the literature's estimate, from `num_samples` samples of q(z|x) per image. `nll` is the better one,
+    from as many samples of the mixture of vae.importance, and `effective_sample_size` says how many those are worth.
+    All three are None if the model has no likelihood. `data_verified` says whether both the model and its evaluation
+    used verified data.
     """
 
     epoch: int
     num_samples: int
-    num_samples_of_q: int
     elbo: Measure
     nll: Measure | None
     nll_of_q: Measure | None
@@ -150,13 +148,12 @@ def parse_metrics(entries: dict[str, Any]) -> Metrics:
     return Metrics(
         epoch=int(entries["epoch"]),
         num_samples=int(entries["num_samples"]),
-        num_samples_of_q=int(entries["num_samples_of_q"]),
         elbo=parse_measure(entries, "elbo"),
         nll=parse_measure(entries, "nll") if entries["nll"] else None,
         nll_of_q=parse_measure(entries, "nll_of_q") if entries["nll_of_q"] else None,
-        effective_sample_size=parse_sample_size(entries.get("effective_sample_size")),
+        effective_sample_size=parse_sample_size(entries["effective_sample_size"]),
         num_active_units=len(entries["active_units"]),
-        data_verified=used_verified_data(entries),
+        data_verified=bool(entries["model"]["data_verified"] and entries["evaluation"]["data_verified"]),
     )
 
 
@@ -171,20 +168,10 @@ def parse_measure(entries: dict[str, Any], name: str) -> Measure:
 
 
 def parse_sample_size(entry: dict[str, Any] | None) -> SampleSize | None:
-    """Returns the SampleSize in a metrics.json, or None if there is none, as in those of earlier versions."""
+    """Returns the SampleSize in a metrics.json, or None if the model has no NLL."""
     if entry is None:
         return None
     return SampleSize(median=float(entry["median"]), num_below_50=int(entry["num_below_50"]))
-
-
-def used_verified_data(entries: dict[str, Any]) -> bool:
-    """Returns whether both the model and its evaluation used verified data.
-
-    Earlier versions of evaluate.py wrote one entry, the model's. There the evaluation counts as the model does.
-    """
-    if "data_verified" in entries:
-        return bool(entries["data_verified"])
-    return bool(entries["model"]["data_verified"] and entries["evaluation"]["data_verified"])
 
 
 def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
@@ -205,15 +192,13 @@ def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
 def is_evaluated(run_folder: Path, num_samples: int) -> bool:
     """Returns whether a run's metrics are those of its newest checkpoint, with num_samples or more per image.
 
-    Damaged metrics and NLLs of earlier versions do not count, so that evaluate.py replaces them.
+    Metrics that cannot be read, such as those of earlier versions, do not count, so that evaluate.py replaces them.
     """
     try:
         metrics = read_metrics(run_folder)
     except runs.RunError:
         return False
     if metrics is None:
-        return False
-    if metrics.nll is not None and metrics.effective_sample_size is None:
         return False
     return metrics.epoch == runs.saved_epoch(run_folder) and metrics.num_samples >= num_samples
 

@@ -150,7 +150,7 @@ def test_the_sections_name_the_rate_behind_their_limit(monkeypatch):
     images = np.zeros((100, 28, 28, 1), np.uint8)
     for section in (compare.flat_section(images, hidden_size=8), compare.conv3_section(images)):
         assert "at 321 billion operations per second" in section
-    assert "the limit of float32 for every row" in compare.conv3_section(images)
+    assert "The same limit, that of float32, is used for every row." in compare.conv3_section(images)
 
 
 def test_numbers_of_a_comparison_are_medians_of_the_rounds():

@@ -98,7 +98,7 @@ def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
     calls = []
     metrics = evaluation.compute_metrics(vae, x, num_samples=60, on_image=lambda: calls.append(1))
     assert len(calls) == 40
-    assert metrics["num_samples"] == metrics["num_samples_of_q"] == 60
+    assert metrics["num_samples"] == 60
 
     weights = np.array(list(importance.log_weights(vae, x, evaluation.posteriors(vae, x), 60)))
     sizes = np.array([[importance.effective_sample_size(row) for row in rows] for rows in weights])

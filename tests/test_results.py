@@ -84,9 +84,13 @@ def test_the_text_on_figure_4_agrees_with_the_files(page_text):
     names = ("mnist_h500", "mnist_h500_seed1", "mnist_h500_seed2")
     texts = [describe(read_experiment(name).saved.config) for name in names]
     assert [text.active_units for text in texts] == ["15", "14", "14"]
-    shares = [text.share_of_active.removeprefix("0") for text in texts]
     assert "14 latents are in use with the seeds 1 and 2. With seed 0, there are 15" in page_text
-    assert f"The latents in use have {min(shares)} to {max(shares)} of the sum" in page_text
+    values = [results.read_singular_values(read_experiment(name).saved.config.run_name)[0] for name in names]
+    unused = [each[int(text.active_units) :] for each, text in zip(values, texts, strict=True)]
+    largest = [each[0] for each in unused]
+    second = max(each[1] for each in unused)
+    neighbours = f"just below 10 ({min(largest):.1f} to {max(largest):.1f})"
+    assert f"{neighbours}, and the others after it are {second:.1f} or less." in page_text
 
 
 def test_the_text_on_figure_7_agrees_with_the_files(page_text):
@@ -98,6 +102,9 @@ def test_the_text_on_figure_7_agrees_with_the_files(page_text):
         falls[name] = best.test_elbo - rows[-1].test_elbo
     expected = f"it falls by {falls['svhn']:.1f} nats in float32 and by {falls['svhn_bfloat16']:.1f} nats in bfloat16"
     assert expected in page_text
+    histories = [read_experiment(name).history[-50:] for name in ("svhn", "svhn_bfloat16")]
+    float32, bfloat16 = (statistics.mean(row.train_elbo for row in history) for history in histories)
+    assert f"lower in bfloat16, by {float32 - bfloat16:.1f} nats over the last 50 epochs" in page_text
 
 
 def test_the_text_on_figure_8_agrees_with_the_files(page_text):
@@ -171,6 +178,17 @@ def describe(config):
     return page.describe_result(config, results.read_published(config))
 
 
+def test_the_numbers_at_the_beginning_of_the_readme_agree_with_the_files(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    burda = read_experiment("mnist_burda").metrics
+    assert (
+        f"has a negative log-likelihood of {burda.nll_of_q.nats:.2f} nats here, and of 86.76 in their paper" in readme
+    )
+    after_20 = read_experiment("mnist").history[19]
+    assert f"prints `epoch {after_20.epoch}: test ELBO {after_20.test_elbo:.2f} nats`" in readme
+
+
 def test_every_published_run_can_be_read_and_belongs_to_an_experiment(monkeypatch):
     """A folder that no page shows is left from an earlier table of experiments."""
     monkeypatch.chdir(ROOT)
@@ -192,69 +210,59 @@ def test_no_two_experiments_share_a_name_or_a_run():
     assert all(experiment.name.isidentifier() for experiment in EXPERIMENTS)  # fields of the template
 
 
+VERIFIED = {"data_verified": True, "versions": {}}
+UNVERIFIED = {"data_verified": False, "versions": {}}
 METRICS = {
     "num_samples": 3,
-    "num_samples_of_q": 1,
     "elbo": {"mean": -2.5, "standard_error": 0.25},
     "nll": None,
     "nll_of_q": None,
+    "effective_sample_size": None,
     "bits_per_dim": {"elbo": None},
     "active_units": [1, 4],
     "epoch": 7,
+    "model": VERIFIED,
+    "evaluation": VERIFIED,
 }
-VERIFIED = {"data_verified": True, "versions": {}}
-UNVERIFIED = {"data_verified": False, "versions": {}}
 
 
 @pytest.mark.parametrize(
-    ("entries", "data_verified"),
-    [
-        (VERIFIED, True),  # as earlier versions wrote it: the model's entries alone
-        (UNVERIFIED, False),
-        ({"model": VERIFIED, "evaluation": VERIFIED}, True),
-        ({"model": VERIFIED, "evaluation": UNVERIFIED}, False),
-        ({"model": UNVERIFIED, "evaluation": VERIFIED}, False),
-    ],
+    ("model", "evaluation", "data_verified"),
+    [(VERIFIED, VERIFIED, True), (VERIFIED, UNVERIFIED, False), (UNVERIFIED, VERIFIED, False)],
 )
-def test_metrics_are_verified_if_model_and_evaluation_used_verified_data(entries, data_verified, tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps(METRICS | entries))
+def test_metrics_are_verified_if_model_and_evaluation_used_verified_data(model, evaluation, data_verified, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS | {"model": model, "evaluation": evaluation}))
     metrics = results.read_metrics(tmp_path)
     assert metrics.data_verified is data_verified
     assert metrics.elbo == (-2.5, 0.25, None, None)
     assert (metrics.epoch, metrics.num_samples, metrics.num_active_units) == (7, 3, 2)
 
 
-OLD_NLLS = {
+NLLS = {
     "epoch": 4,
     "num_samples": 5000,
-    "num_samples_of_q": 1000,
-    "nll": {"mean": 87.0, "standard_error": 0.5},
-    "nll_of_q": {"mean": 88.0, "standard_error": 0.5},
-    "bits_per_dim": {"elbo": None, "nll": None, "nll_of_q": None},
-}
-NEW_NLLS = OLD_NLLS | {
-    "num_samples_of_q": 5000,
     "nll": {"mean": 87.0, "standard_error": 0.5, "estimator_error": 0.0123},
     "nll_of_q": {"mean": 88.0, "standard_error": 0.5, "estimator_error": 0.25},
     "effective_sample_size": {"median": 812.4, "num_below_50": 3},
+    "bits_per_dim": {"elbo": None, "nll": None, "nll_of_q": None},
 }
 
 
 def test_the_page_shows_both_nlls_and_how_they_were_estimated(finished):
     path = finished / "metrics.json"
-    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
+    path.write_text(json.dumps(METRICS | NLLS))
     text = describe(DIGITS.config)
     assert (text.nll, text.nll_error) == ("87.00 ± 0.50", "0.012")
     assert (text.nll_of_q, text.nll_of_q_error) == ("88.00 ± 0.50", "0.250")
-    assert (text.samples, text.effective_sample_size, text.num_below_50) == ("5000", "812", "3")
+    assert (text.num_samples, text.effective_sample_size, text.num_below_50) == ("5000", "812", "3")
 
     one_sample = {"nll": {"mean": 87.0, "standard_error": 0.5, "estimator_error": None}}
-    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS | one_sample))
+    path.write_text(json.dumps(METRICS | NLLS | one_sample))
     assert describe(DIGITS.config).nll_error == ""
 
-    path.write_text(json.dumps(METRICS | VERIFIED | OLD_NLLS))
+    path.write_text(json.dumps(METRICS))
     text = describe(DIGITS.config)
-    assert (text.nll, text.nll_of_q, text.samples) == ("87.00 ± 0.50", "88.00 ± 0.50", "5000 / 1000")
+    assert (text.elbo, text.nll, text.nll_of_q, text.num_samples) == ("-2.50 ± 0.25", "", "", "")
     assert (text.nll_error, text.effective_sample_size, text.num_below_50) == ("", "", "")
 
 
@@ -293,12 +301,15 @@ def test_the_planned_hours_count_what_was_run_at_its_pace(finished):
     assert page.sum_planned_hours([DIGITS], {"digits": None}) == "0"
 
 
-def test_the_nlls_of_earlier_versions_are_estimated_again(finished):
+@pytest.mark.parametrize("missing", ["effective_sample_size", "model", "evaluation"])
+def test_the_nlls_of_earlier_versions_are_estimated_again(missing, finished):
     run = Path("checkpoints") / finished.name
     path = run / "metrics.json"
-    path.write_text(json.dumps(METRICS | VERIFIED | NEW_NLLS))
+    metrics = METRICS | NLLS
+    path.write_text(json.dumps(metrics))
     assert results.is_evaluated(run, num_samples=5000)
-    path.write_text(json.dumps(METRICS | VERIFIED | OLD_NLLS))
+    del metrics[missing]
+    path.write_text(json.dumps(metrics))
     assert not results.is_evaluated(run, num_samples=3)
 
 
@@ -314,8 +325,9 @@ def test_a_run_whose_publication_was_interrupted_counts_as_not_published(report,
 
 def test_damaged_metrics_are_reported_with_their_path(tmp_path):
     assert results.read_metrics(tmp_path) is None
-    wrong_measure = json.dumps(METRICS | VERIFIED | {"elbo": 1})
-    for text in ("", "{}", "[]", "null", "[" * 100_000, json.dumps(METRICS), wrong_measure):
+    wrong_measure = json.dumps(METRICS | {"elbo": 1})
+    wrong_model = json.dumps(METRICS | {"model": True})
+    for text in ("", "{}", "[]", "null", "[" * 100_000, wrong_measure, wrong_model):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(runs.RunError, match=re.escape(f"{tmp_path / 'metrics.json'} cannot be read: ")):
             results.read_metrics(tmp_path)

@@ -125,7 +125,6 @@ def compute_metrics(
     metrics: dict[str, Any] = {
         "num_images": len(x),
         "num_samples": num_samples,
-        "num_samples_of_q": num_samples,
         "seed": TEST_SEED,
         "elbo": summarize(elbo.value),
         "log_likelihood": summarize(elbo.log_likelihood),
