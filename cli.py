@@ -257,7 +257,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "draw_seed": {
         "type": SEED,
         "default": 0,
-        "help": "decides which images and which z are drawn (default: %(default)s)",
+        "help": "decides which test images are drawn and, in make_pictures.py, which z (default: %(default)s)",
     },
     "num_samples": {
         "type": whole_number(1, 10**6),

@@ -82,7 +82,10 @@ def format_table(metrics: dict[str, Any]) -> str:
     lines.append("+-: the standard error over the images")
     if sample_size is not None:
         if metrics["nll"]["estimator_error"] is not None:
-            lines.append("estimator's error: the standard error that the random importance samples add")
+            lines += [
+                "estimator's error: the standard error that the random importance samples add. It leaves out the bias,",
+                "which falls as samples are added.",
+            ]
         lines += [
             "Each NLL is, in expectation, an upper bound on the true one. With enough samples, that of the mixture is",
             "closer to it.",

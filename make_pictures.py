@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if num_images < NUM_TEST_IMAGES:
         raise cli.UsageError(
             f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {num_images}; "
-            f"give more images, as a tenth of them becomes the test set; or put {NUM_TEST_IMAGES} into a folder test"
+            f"give at least {10 * NUM_TEST_IMAGES} images, as a tenth of them becomes the test set; or make folders "
+            f"train and test, with at least {NUM_TEST_IMAGES} images in test"
         )
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 

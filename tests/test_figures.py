@@ -79,6 +79,15 @@ def test_learning_curves_show_the_test_elbo_where_it_was_measured():
     assert high > -7
 
 
+def test_the_learning_curves_of_one_epoch_are_points_at_a_whole_epoch():
+    figure = figures.learning_curves(epochs=[1], train_elbo=[-9.0], test_elbo=[-9.5], train_kl=[1.0])
+    figure.canvas.draw()
+    for axes in figure.axes:
+        assert all(line.get_marker() == "." for line in axes.lines)
+        ticks = axes.get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
 def test_the_limits_of_a_long_curve_leave_out_its_first_epochs():
     epochs = np.arange(1, 101)
     elbos = np.array([*np.linspace(-1e6, -1e5, 9), *np.linspace(-120, -100, 91)])

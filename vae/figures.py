@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vae.latent import LatentPlane
 
@@ -80,11 +81,13 @@ def learning_curves(
     is_tested = np.isfinite(test_elbo)
     tested_epochs = np.asarray(epochs)[is_tested]
     tested_elbo = np.asarray(test_elbo)[is_tested]
-    left.plot(epochs, train_elbo, label="train")
+    # One epoch is a point, which a line without a marker does not show.
+    marker = "." if len(epochs) == 1 else None
+    left.plot(epochs, train_elbo, marker=marker, label="train")
     left.plot(tested_epochs, tested_elbo, marker=".", label="test")
     left.set_ylim(*elbo_limits(np.concatenate([epochs, tested_epochs]), np.concatenate([train_elbo, tested_elbo])))
     left.legend()
-    right.plot(epochs, train_kl)
+    right.plot(epochs, train_kl, marker=marker)
     label_curves(left, "ELBO (nats)")
     label_curves(right, "KL(q(z|x) || p(z)), training (nats)")
     return figure
@@ -104,6 +107,7 @@ def elbo_limits(epochs: np.ndarray, elbos: np.ndarray) -> tuple[float, float]:
 def label_curves(axes: Axes, y_label: str) -> None:
     """Labels the axes of a curve over epochs."""
     axes.set(xlabel="epoch", ylabel=y_label)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
     axes.grid(True)
 
 
