@@ -83,8 +83,8 @@ def format_table(metrics: dict[str, Any]) -> str:
     if sample_size is not None:
         if metrics["nll"]["estimator_error"] is not None:
             lines += [
-                "estimator's error: the standard error that the random importance samples add. It leaves out the bias,",
-                "which falls as samples are added.",
+                "estimator's error: the standard error that the random importance samples add.",
+                "It leaves out the estimate's bias, which falls as samples are added.",
             ]
         lines += [
             "Each NLL is, in expectation, an upper bound on the true one. With enough samples, that of the mixture is",

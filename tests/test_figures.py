@@ -74,6 +74,7 @@ def test_learning_curves_show_the_test_elbo_where_it_was_measured():
     np.testing.assert_array_equal(train.get_xydata(), [(1, -9), (2, -8), (3, -7)])
     np.testing.assert_array_equal(test.get_xydata(), [(1, -9.5), (3, -7.5)])
     np.testing.assert_array_equal(kls.lines[0].get_xydata(), [(1, 1), (2, 2), (3, 3)])
+    assert train.get_marker() == kls.lines[0].get_marker() == "None"
     low, high = elbos.get_ylim()
     assert low < -9.5
     assert high > -7
@@ -82,9 +83,11 @@ def test_learning_curves_show_the_test_elbo_where_it_was_measured():
 def test_the_learning_curves_of_one_epoch_are_points_at_a_whole_epoch():
     figure = figures.learning_curves(epochs=[1], train_elbo=[-9.0], test_elbo=[-9.5], train_kl=[1.0])
     figure.canvas.draw()
+    elbos, kls = figure.axes
+    assert [line.get_marker() for line in (*elbos.lines, *kls.lines)] == [".", ".", "."]
     for axes in figure.axes:
-        assert all(line.get_marker() == "." for line in axes.lines)
         ticks = axes.get_xticks()
+        assert 1 in ticks
         np.testing.assert_array_equal(ticks, np.round(ticks))
 
 

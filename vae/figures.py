@@ -107,6 +107,7 @@ def elbo_limits(epochs: np.ndarray, elbos: np.ndarray) -> tuple[float, float]:
 def label_curves(axes: Axes, y_label: str) -> None:
     """Labels the axes of a curve over epochs."""
     axes.set(xlabel="epoch", ylabel=y_label)
+    # Epochs are whole numbers, even if the axis has only one.
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
     axes.grid(True)
 
