@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if num_images < NUM_TEST_IMAGES:
         raise cli.UsageError(
             f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {num_images}; "
-            f"put at least {NUM_TEST_IMAGES} images into the test set; if you have no test set of your own, a tenth of the "
-            f"images becomes one, so give at least {10 * NUM_TEST_IMAGES}"
+            f"put at least {NUM_TEST_IMAGES} images into the test set; if there is no test set, a tenth of the images "
+            f"becomes one, so give at least {10 * NUM_TEST_IMAGES}"
         )
     draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
