@@ -25,8 +25,8 @@ class Measure(NamedTuple):
     """A mean over the test images, in nats per image and in bits per dimension of the bytes.
 
     standard_error (nats) comes from the spread over the images, and is None if it is unknown. bits_per_dim is None if
-    the likelihood is not a density of the bytes. estimator_error (nats) comes from the importance samples of an NLL,
-    and is None if there are fewer than two of them.
+    the likelihood is not a density of dequantized pixels. estimator_error (nats) comes from the importance samples of
+    an NLL, and is None if there are fewer than two of them.
     """
 
     nats: float

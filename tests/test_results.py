@@ -35,7 +35,12 @@ def test_results_md_is_what_the_files_in_docs_give(monkeypatch):
 def page_text(monkeypatch):
     """The text of RESULTS.md on one line. The current folder is the repository, as read_published needs."""
     monkeypatch.chdir(ROOT)
-    return " ".join(page.PAGE.read_text(encoding="utf-8").split())
+    return read_on_one_line(page.PAGE)
+
+
+def read_on_one_line(path):
+    """Returns the text of a page, whose sentences may be broken anywhere, on one line."""
+    return " ".join(path.read_text(encoding="utf-8").split())
 
 
 def read_experiment(name):
@@ -201,7 +206,7 @@ def describe(config):
 
 def test_the_numbers_at_the_beginning_of_the_readme_agree_with_the_files(monkeypatch):
     monkeypatch.chdir(ROOT)
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    readme = read_on_one_line(ROOT / "README.md")
     burda = read_experiment("mnist_burda").metrics
     assert (
         f"has a negative log-likelihood of {burda.nll_of_q.nats:.2f} nats here, and of 86.76 in their paper" in readme

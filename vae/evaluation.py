@@ -82,7 +82,7 @@ def make_test_elbo(model: VAE, images: np.ndarray) -> Callable[[], float]:
 
 
 def format_elbo(elbo: float, model: VAE) -> str:
-    """Returns a mean ELBO (nats) as text, with bits per dimension where the likelihood is a density of the bytes."""
+    """Returns a mean ELBO (nats) as text, with bits per dimension for densities of dequantized pixels."""
     bits = model.likelihood.bits_per_dim(-elbo, math.prod(model.image_shape))
     if bits is None:
         return f"{elbo:.2f} nats"

@@ -69,7 +69,8 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
         _, precision = differentiate(model, image, center[None], directions)
         center, precision = average_over_pairs(model, image, center, precision, directions, tf.constant(pair_noise))
         fit = Fit(latents, tf.gather(center, latents), tf.linalg.cholesky(precision))
-        fit_of_q = Fit(latents, tf.gather(q.mean, latents), tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents))))
+        factor_of_q = tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents)))
+        fit_of_q = Fit(latents, tf.gather(q.mean, latents), factor_of_q)
         is_finite = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
         return tf.nest.map_structure(lambda value, value_of_q: tf.where(is_finite, value, value_of_q), fit, fit_of_q)
 

@@ -78,8 +78,12 @@ def draw_noise(
         for first in range(0, len(components), num_rows):
             rows = slice(first, first + num_rows)
             noise = rng.standard_normal((len(components[rows]), latent_dim), dtype=np.float32)
-            missing = (0, num_rows - len(noise))
-            yield np.pad(noise, (missing, (0, 0))), np.pad(stretch[rows], missing), np.pad(components[rows], missing)
+            padding = (0, num_rows - len(noise))
+            yield (
+                np.pad(noise, (padding, (0, 0))),
+                np.pad(stretch[rows], padding),
+                np.pad(components[rows], padding),
+            )
 
 
 def degrees_of_freedom(latent_dim: int) -> float:
