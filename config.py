@@ -1,10 +1,14 @@
-"""What a run is made of and called: Config, and the names that a user may choose."""
+"""What a run is made of and called: Config, the names that a user may choose, and what each of them takes."""
 
 import dataclasses
 import math
 import os
 import re
 from typing import NamedTuple
+
+
+class UsageError(ValueError):
+    """A value that the user gave and that cannot be used. Scripts print it in one line, with exit code 2."""
 
 
 class VaeType(NamedTuple):
@@ -30,40 +34,54 @@ ACTIVATIONS = ("relu", "tanh", "elu", "softplus", "leaky_relu", "selu", "sigmoid
 PRECISIONS = ("float32", "mixed_bfloat16")
 LEARNING_RATE_SCHEDULES = ("constant", "staged")
 
-# CHOICES has the names that a field may have, and MINIMA the smallest value of a number. cli.name_or_path checks the
-# data set, because a path needs the disk.
+# The names that a field may have.
 CHOICES = {
     "vae_type": tuple(VAE_TYPES),
     "activation": ACTIVATIONS,
-    "likelihood": ("", *LIKELIHOODS),
+    "likelihood": LIKELIHOODS,
     "precision": PRECISIONS,
     "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
 }
-MINIMA = {"latent_dim": 1, "num_epochs": 1, "batch_size": 1, "hidden_size": 1, "seed": 0}
 # The smallest width and height of the user's own images.
 MIN_IMAGE_SIZE = 4
+# The least and the largest value of a number. Training two hidden layers of the largest size takes 8 GB.
+RANGES = {
+    "latent_dim": (1, 16384),
+    "num_epochs": (1, 2**31 - 1),
+    "batch_size": (1, 2**31 - 1),
+    "hidden_size": (1, 16384),
+    "seed": (0, 2**63 - 1),
+    "image_size": (MIN_IMAGE_SIZE, 4096),
+}
 
 
 def is_path(dataset: str) -> bool:
-    """Returns whether a value of --dataset is the path of the user's own images, and not a name."""
+    """Whether a value of --dataset is the path of the user's own images, and not a name."""
     return os.sep in dataset or dataset.endswith(".npz")
 
 
 def dataset_name(dataset: str) -> str:
-    """Returns the name of the data set that a value of --dataset stands for. Runs are named after it.
+    """The name of the data set that a value of --dataset stands for. Runs are named after it.
 
-    For a path it is the folder's name, or the file's without .npz. Raises ValueError if it cannot be part of a run's
-    name.
+    For a path it is the folder's name, or the file's without .npz. Raises UsageError if there is no such data set, or
+    if a path's name cannot be part of a run's name.
     """
     if not is_path(dataset):
+        if dataset not in DATASETS:
+            raise UsageError(
+                f"dataset: takes {', '.join(DATASETS)}, or the path of your own images, with a {os.sep!r} in it, "
+                f"got {dataset!r}"
+            )
         return dataset
     name = os.path.basename(os.path.abspath(dataset)).removesuffix(".npz")
     if name in DATASETS:
-        raise ValueError(f"{dataset!r} has the name of the built-in data set {name}: rename the folder or file")
+        raise UsageError(
+            f"dataset: {dataset!r} has the name of the built-in data set {name}: rename the folder or file"
+        )
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            f"runs are named after the folder or file, so its name takes only letters (a-z, A-Z), digits, '-', '_' and "
-            f"'.', and must not begin with '.', got {name!r}: rename {dataset!r}"
+        raise UsageError(
+            f"dataset: runs are named after the folder or file, so its name takes only letters (a-z, A-Z), digits, "
+            f"'-', '_' and '.', and must not begin with '.', got {name!r}: rename {dataset!r}"
         )
     return name
 
@@ -73,9 +91,9 @@ class Config:
     """The parameters of one training run: those of the report, and a few more.
 
     `dataset` is one of DATASETS, or the name of the user's own images: see dataset_name. An `image_size` of None leaves
-    the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not use
-    is ignored. Raises ValueError if a field has a value that it does not take, or if the type does not support the
-    likelihood.
+    the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not
+    use is ignored. Raises UsageError, which begins with the field's name, if a field has a value that it does not take,
+    or if two fields do not go together.
     """
 
     dataset: str = "mnist"
@@ -93,7 +111,12 @@ class Config:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # A type of its own, because True == 1.
+            is_default = value == field.default and type(value) is type(field.default)
+            if not is_default:
+                check_field(field.name, value)
         vae_type = VAE_TYPES[self.vae_type]
         if not self.likelihood:
             object.__setattr__(self, "likelihood", vae_type.likelihood)
@@ -101,30 +124,12 @@ class Config:
             object.__setattr__(self, "hidden_size", Config.hidden_size)
         if self.likelihood != vae_type.likelihood and not vae_type.takes_any_likelihood:
             flexible = [name for name, other in VAE_TYPES.items() if other.takes_any_likelihood]
-            raise ValueError(
-                f"{self.vae_type} takes {vae_type.likelihood} only, got {self.likelihood!r}; "
+            raise UsageError(
+                f"likelihood: {self.vae_type} takes {vae_type.likelihood} only, got {self.likelihood!r}; "
                 f"types that take any: {', '.join(flexible)}"
             )
-
-    def _check_fields(self) -> None:
-        """Raises ValueError if a field has a value that it does not take."""
-        if not isinstance(self.dataset, str):
-            raise ValueError(f"dataset takes a name, got {self.dataset!r}")
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} takes one of {', '.join(filter(None, choices))}, got {value!r}")
-        for name, minimum in MINIMA.items():
-            value = getattr(self, name)
-            # Not isinstance, because True is an int.
-            if type(value) is not int or value < minimum:
-                raise ValueError(f"{name} takes a whole number of at least {minimum}, got {value!r}")
-        size = self.image_size
-        if size is not None and (type(size) is not int or size < MIN_IMAGE_SIZE):
-            raise ValueError(f"image_size takes a whole number of at least {MIN_IMAGE_SIZE} or None, got {size!r}")
-        rate = self.learning_rate
-        if type(rate) not in (int, float) or not 0 < rate < math.inf:
-            raise ValueError(f"learning_rate takes a finite number above 0, got {rate!r}")
+        if self.image_size is not None and self.dataset in DATASETS:
+            raise UsageError(f"image_size: is for your own images only; {self.dataset} has a size of its own")
 
     @property
     def network(self) -> str:
@@ -158,7 +163,7 @@ class Config:
         return "_".join(parts)
 
     def arguments(self) -> list[str]:
-        """Returns the command-line arguments that produce this Config. Arguments at their defaults are left out."""
+        """The command-line arguments that produce this Config. Arguments at their defaults are left out."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["likelihood"] = VAE_TYPES[self.vae_type].likelihood
         arguments = []
@@ -167,3 +172,23 @@ class Config:
             if value != default:
                 arguments += [f"--{name}", str(value)]
         return arguments
+
+
+def check_field(name: str, value: object) -> None:
+    """Raises UsageError if a field of Config does not take this value."""
+    if name in CHOICES:
+        takes = f"one of {', '.join(CHOICES[name])}"
+        is_right = value in CHOICES[name]
+    elif name in RANGES:
+        least, largest = RANGES[name]
+        takes = f"a whole number from {least} to {largest}"
+        # Not isinstance, because True is an int.
+        is_right = type(value) is int and least <= value <= largest
+    elif name == "learning_rate":
+        takes = "a finite number above 0"
+        is_right = type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
+    else:
+        takes = "a name"
+        is_right = isinstance(value, str)
+    if not is_right:
+        raise UsageError(f"{name}: takes {takes}, got {value!r}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cli
+from config import UsageError
 
 
 class Effort(NamedTuple):
@@ -23,11 +24,18 @@ DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__, cli.EVALUATION_FLAGS)
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser)
+    parser.add_argument(
+        "--num_samples",
+        type=cli.at_least(1),
+        help="importance samples per image for each NLL (default: 5000; conv3: 100, of the first 1000 images)",
+    )
+    args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
     num_images = len(trained.data.test_images)
     if num_images < 2:
-        raise cli.UsageError(f"the standard errors need 2 test images, and {trained.data.name} has {num_images}")
+        raise UsageError(f"the standard errors need 2 test images, and {trained.data.name} has {num_images}")
 
     import tqdm
 

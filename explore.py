@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cli
+from config import UsageError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,10 +22,14 @@ MIN_TEST_IMAGES = 2
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__, cli.EXPLORER_FLAGS)
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser)
+    cli.add_draw_seed(parser, "decides which test images are on the page")
+    parser.add_argument("--open", action="store_true", help="open the page in the default browser")
+    args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
     if len(trained.data.test_images) < MIN_TEST_IMAGES:
-        raise cli.UsageError(f"the page needs {MIN_TEST_IMAGES} test images, and {trained.data.name} has only one")
+        raise UsageError(f"the page needs {MIN_TEST_IMAGES} test images, and {trained.data.name} has only one")
     text = make_page(trained, args.draw_seed)
 
     from vae import files
@@ -71,11 +76,11 @@ def describe_test_elbo(trained: cli.TrainedRun) -> str | None:
 
     Tells the user if history.csv cannot be read.
     """
-    from vae import evaluation, runs
+    from vae import evaluation, history, runs
 
     model = trained.model
     try:
-        last = runs.last_tested(trained.folder, model.epoch)
+        last = history.last_tested(trained.folder, model.epoch)
     except runs.RunError as error:
         problem = str(error).splitlines()[0]
         print(f"the page has no test ELBO: {problem}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
+from config import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +35,14 @@ NUM_TEST_IMAGES = NUM_RECONSTRUCTED + 2 * NUM_INTERPOLATIONS
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__)
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser)
+    cli.add_draw_seed(parser, "decides which test images are drawn, and which z")
+    args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
     num_images = len(trained.data.test_images)
     if num_images < NUM_TEST_IMAGES:
-        raise cli.UsageError(
+        raise UsageError(
             f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {num_images}; "
             f"put at least {NUM_TEST_IMAGES} images into the test set; if there is no test set, a tenth of the images "
             f"becomes one, so give at least {10 * NUM_TEST_IMAGES}"

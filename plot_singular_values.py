@@ -11,7 +11,9 @@ COLUMNS = ("index", "singular_value", "running_share")
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",))
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser)
+    args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, files, latent

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
-from config import Config
+from config import Config, UsageError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,13 +23,15 @@ COMPARED = (2, 20)
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",))
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser)
+    args = cli.parse_args(parser, argv)
     if args.config.latent_dim == 1:
-        raise cli.UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
+        raise UsageError("argument --latent_dim: 1 is too few: one latent has no second principal component")
     trained = cli.open_trained_run(args)
     data = trained.data
     if len(data.test_images) < 2:
-        raise cli.UsageError(f"this picture needs 2 test images, and {data.name} has 1")
+        raise UsageError(f"this picture needs 2 test images, and {data.name} has 1")
 
     from vae import figures
 
@@ -55,13 +57,11 @@ def draw_comparison(args: argparse.Namespace, trained: cli.TrainedRun, plane: La
     planes = []
     for folder, config in compared.items():
         # The twin may have been trained on other images of the user that were called the same.
-        runs.check_digest(folder, data.digest)
+        runs.check_data(folder, runs.read_config(folder), data.train_images.shape[1:], data.digest)
         if folder == trained.folder:
             planes.append(plane)
         else:
-            model = runs.restore(folder, config)
-            runs.check_image_shape(folder, model.image_shape, trained.model.image_shape)
-            planes.append(plane_of(model, data))
+            planes.append(plane_of(runs.restore(folder, config), data))
     picture = figures.latent_maps(planes, data.test_labels, data.class_names)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 

@@ -11,7 +11,10 @@ GRID_SIZE = 20
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> None:
-    args = cli.parse_args_for_trained_model(argv, __doc__, ignored=("draw_seed",), fixed={"latent_dim": LATENT_DIM})
+    parser = cli.make_parser(__doc__)
+    cli.add_trained_model_flags(parser, without=["latent_dim"])
+    parser.set_defaults(latent_dim=LATENT_DIM)
+    args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, latent

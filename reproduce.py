@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cli
-from config import Config
+from config import Config, UsageError
 from report import experiments
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.py")
@@ -28,13 +28,24 @@ class ScriptFailed(Exception):
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
     names = " ".join(experiment.name for experiment in experiments.EXPERIMENTS)
-    args = cli.parse_args(argv, f"{__doc__} The experiments: {names}", cli.REPORT_FLAGS)
+    parser = cli.make_parser(f"{__doc__} The experiments: {names}")
+    parser.add_argument(
+        "--epochs_scale",
+        type=cli.real_number,
+        default=1.0,
+        help="share of the epochs and samples; 0 trains nothing and takes all samples (default: %(default)s)",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these experiments (default: all)")
+    cli.add_folder_flags(parser)
+    args = parser.parse_args(argv)
+    if not 0 <= args.epochs_scale <= 1:
+        parser.error(f"argument --epochs_scale: takes a number from 0 to 1, got {args.epochs_scale}")
     chosen = choose_experiments(args.only)
     # The report is trained on one machine. train.py would look for the other workers.
     os.environ.pop("TF_CONFIG", None)
     # This process and train.py share a GPU. Without this variable, the first one would take all of its memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with cli.tensorflow_environment():
+    with cli.tensorflow_messages_held_back():
         from report import page
 
     failed = []
@@ -74,9 +85,7 @@ def choose_experiments(names: Sequence[str] | None) -> list[experiments.Experime
         names = known_names
     unknown_names = sorted(set(names) - set(known_names))
     if unknown_names:
-        raise cli.UsageError(
-            f"argument --only: takes names out of {' '.join(known_names)}, got {' '.join(unknown_names)}"
-        )
+        raise UsageError(f"argument --only: takes names out of {' '.join(known_names)}, got {' '.join(unknown_names)}")
     return [experiment for experiment in experiments.EXPERIMENTS if experiment.name in names]
 
 
@@ -111,7 +120,7 @@ def train(experiment: experiments.Experiment, args: argparse.Namespace, num_epoc
     from vae import signals
 
     config = dataclasses.replace(experiment.config, num_epochs=num_epochs)
-    arguments = [*config.arguments(), "--restore", "True", *cli.path_arguments(args)]
+    arguments = [*config.arguments(), "--restore", "True", *cli.folder_arguments(args)]
     exit_code = signals.run_child([sys.executable, str(TRAIN_SCRIPT), *arguments])
     if exit_code < 0:
         print(describe_kill(-exit_code))
@@ -135,7 +144,7 @@ def run_script(name: str, experiment: experiments.Experiment, args: argparse.Nam
     """
     config = dataclasses.replace(experiment.config, num_epochs=Config.num_epochs)
     script = importlib.import_module(name)
-    exit_code = script.main([*config.arguments(), *cli.path_arguments(args), *more_arguments])
+    exit_code = script.main([*config.arguments(), *cli.folder_arguments(args), *more_arguments])
     if exit_code != 0:
         raise ScriptFailed(exit_code)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config import Config
-from vae import files, runs
+from vae import files, history, runs
+from vae.history import HistoryRow
 from vae.likelihoods import LIKELIHOODS
-from vae.training import HistoryRow
 
 # The first two have one folder per run, the last one a page per run. Like all default paths, they are relative to the
 # current folder.
@@ -107,7 +107,7 @@ class Result:
 
 def read(folder: Path) -> Result:
     """Reads the small files of a run's folder. Raises RunError if one is damaged. Only metrics.json may be missing."""
-    return Result(saved=runs.read_config(folder), history=runs.read_history(folder), metrics=read_metrics(folder))
+    return Result(saved=runs.read_config(folder), history=history.read(folder), metrics=read_metrics(folder))
 
 
 def read_published(config: Config) -> Result | None:

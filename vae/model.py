@@ -5,6 +5,7 @@ q(z|x) = N(mean(x), diag exp(log_std(x))^2)      p(z) = N(0, I)      p(x|z): one
 Symbols: L is the number of latents, d = h w c the number of an image's pixels, P the decoder outputs per pixel.
 """
 
+import collections
 import contextlib
 import math
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from config import Config
 from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import NETWORKS
 from vae.randomness import seed_sequence
@@ -55,7 +57,7 @@ class Elbo(NamedTuple):
         return self.log_likelihood - self.kl
 
 
-class VAE(tf.Module):
+class VAE:
     """An encoder, a decoder and a likelihood for images of `image_shape` (h, w, c).
 
     `jit_compile` says whether XLA compiles it well. runs.restore sets `epoch` to that of the checkpoint.
@@ -69,7 +71,6 @@ class VAE(tf.Module):
         image_shape: tuple[int, ...],
         jit_compile: bool,
     ) -> None:
-        super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
@@ -79,9 +80,26 @@ class VAE(tf.Module):
         self.epoch = 0
 
     @property
-    def trainable_variables(self) -> list:
-        """The weights of encoder and decoder. tf.Module alone does not find those of Keras layers."""
-        return [*self.encoder.trainable_variables, *self.decoder.trainable_variables]
+    def trainable_variables(self) -> list[tf.Variable]:
+        """The weights and biases of encoder and decoder."""
+        return list(self.named_weights().values())
+
+    def named_weights(self) -> dict[str, tf.Variable]:
+        """The weights and biases by name: "encoder/dense_1/kernel", for example, for the encoder's first dense layer.
+
+        Unlike Keras's names, these are the same for each model of a process.
+        """
+        named = {}
+        for part, network in (("encoder", self.encoder), ("decoder", self.decoder)):
+            counts: collections.Counter[str] = collections.Counter()
+            for layer in network.layers:
+                if not layer.trainable_variables:
+                    continue
+                kind = type(layer).__name__.lower()
+                counts[kind] += 1
+                for variable in layer.trainable_variables:
+                    named[f"{part}/{kind}_{counts[kind]}/{variable.name}"] = variable
+        return named
 
     def encode(self, x: tf.Tensor) -> Posterior:
         """Returns q(z|x) for x, [batch, d], which the likelihood's `prepare` made.
@@ -122,35 +140,26 @@ class VAE(tf.Module):
         return np.concatenate(chunks).reshape(*z.shape[:-1], *self.image_shape)
 
 
-def create(
-    network: str,
-    likelihood: str,
-    image_shape: tuple[int, ...],
-    latent_dim: int,
-    hidden_size: int,
-    activation: str,
-    seed: int,
-    precision: str = "float32",
-) -> VAE:
-    """Returns a VAE with fresh weights; network and likelihood are given by name. Equal seeds give equal weights.
+def create(config: Config, image_shape: tuple[int, ...]) -> VAE:
+    """A VAE with fresh weights for images of image_shape (h, w, c). Equal seeds give equal weights.
 
-    precision: Keras's dtype policy for the networks, "float32" or "mixed_bfloat16" (Micikevicius et al. 2018,
-    arXiv:1710.03740). With the latter, the networks compute in bfloat16, their outputs included. Their weights, the
-    likelihood and the KL are float32.
+    config.precision is Keras's dtype policy for the networks. With "mixed_bfloat16" (Micikevicius et al. 2018,
+    arXiv:1710.03740), they compute in bfloat16, their outputs included. Their weights, the likelihood and the KL are
+    float32.
     """
-    chosen_network = NETWORKS[network]
-    chosen_likelihood = LIKELIHOODS[likelihood]
-    layer_seeds = seed_sequence(seed, "weights").generate_state(MAX_LAYERS)
-    with dtype_policy(precision):
-        encoder, decoder = chosen_network.build(
+    network = NETWORKS[config.network]
+    likelihood = LIKELIHOODS[config.likelihood]
+    layer_seeds = seed_sequence(config.seed, "weights").generate_state(MAX_LAYERS)
+    with dtype_policy(config.precision):
+        encoder, decoder = network.build(
             image_shape=image_shape,
-            latent_dim=latent_dim,
-            num_params=chosen_likelihood.num_params,
-            hidden_size=hidden_size,
-            activation=activation,
+            latent_dim=config.latent_dim,
+            num_params=likelihood.num_params,
+            hidden_size=config.hidden_size,
+            activation=config.activation,
             seeds=iter(layer_seeds),
         )
-    return VAE(encoder, decoder, chosen_likelihood, image_shape, chosen_network.jit_compile)
+    return VAE(encoder, decoder, likelihood, image_shape, network.jit_compile)
 
 
 @contextlib.contextmanager

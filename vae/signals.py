@@ -1,8 +1,7 @@
-"""Ctrl-C and SIGTERM while a model trains: train.py finishes the epoch, saves and stops.
+"""Ctrl-C, SIGTERM and SIGHUP while a model trains: train.py finishes the epoch, saves and stops.
 
-Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line. In a run on several workers,
-SIGTERM does the same. reproduce.py runs train.py as a child process, and leaves signals to it. A KeyboardInterrupt
-that is raised here has the number of the signal as its argument.
+Everywhere else Ctrl-C stops a script at once; cli.script turns it into one line. reproduce.py runs train.py as a child
+process, and leaves signals to it. A KeyboardInterrupt that is raised here has the signal's number as its argument.
 """
 
 import contextlib
@@ -28,10 +27,10 @@ def handled_by(handle: Callable[[int, FrameType | None], None], *numbers: int) -
 
 @contextlib.contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Yields a list that receives the number of the first SIGINT or SIGTERM.
+    """Yields a list that receives the number of the first SIGINT, SIGTERM or SIGHUP (a terminal that closes).
 
     The list lets the training loop finish its epoch and save. After the first signal, SIGINT raises KeyboardInterrupt.
-    SIGTERM does not, because it may be the same request twice: from the sender, and passed on by reproduce.py.
+    The others do not, because they may be the same request twice: from the sender, and passed on by reproduce.py.
     """
     received: list[int] = []
 
@@ -42,7 +41,11 @@ def deferred() -> Iterator[list[int]]:
         elif number == signal.SIGINT:
             raise KeyboardInterrupt(number)
 
-    with handled_by(handle, signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup ignores SIGHUP, so that a run outlives its terminal.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with handled_by(handle, *numbers):
         yield received
 
 
@@ -52,17 +55,6 @@ def tell(message: str) -> None:
     # if it is entered twice.
     with contextlib.suppress(OSError):
         os.write(STANDARD_ERROR, f"\n{message}\n".encode())
-
-
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Makes SIGTERM raise KeyboardInterrupt inside the block, so that the other workers are told before the end."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
-
-    with handled_by(handle, signal.SIGTERM):
-        yield
 
 
 def run_child(command: Sequence[str]) -> int:

@@ -10,10 +10,11 @@ All random draws of an epoch, the noise of z among them, are made in make_blocks
 """
 
 import bisect
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import keras
@@ -21,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae import cores
+from vae.history import HistoryRow, is_tested
 from vae.model import VAE
 from vae.networks import multiply_adds
 from vae.prefetch import prefetch
@@ -43,21 +45,6 @@ MAX_WEIGHTS_OF_TWO_PARTS = 1_000_000
 STAGE_ENDS = (1, 4, 13, 40, 121, 364, 1093, 3280)
 
 
-class HistoryRow(NamedTuple):
-    """One epoch: means over the training images (nats), the mean test ELBO (nats; NaN if not measured), duration.
-
-    learning_rate is Adam's in that epoch, and NaN for epochs that were trained before the column existed.
-    """
-
-    epoch: int
-    train_elbo: float
-    train_log_likelihood: float
-    train_kl: float
-    test_elbo: float
-    seconds: float
-    learning_rate: float = math.nan
-
-
 class Block(NamedTuple):
     """The data of consecutive training steps: x [rows, d] and noise [rows, L].
 
@@ -70,21 +57,44 @@ class Block(NamedTuple):
     num_steps: int
 
 
-def create_state(model: VAE, learning_rate: float) -> tf.train.Checkpoint:
-    """Returns all that training changes: `model`, `optimizer` (Adam: Kingma & Ba 2015, arXiv:1412.6980) and `epoch`."""
-    # The epsilon is that of the paper. Keras's default is 1e-7.
-    optimizer = keras.optimizers.Adam(learning_rate, epsilon=1e-8)
+@dataclasses.dataclass
+class State:
+    """All that training changes: the weights, Adam's moments, and the last epoch that was trained."""
+
+    model: VAE
+    optimizer: keras.optimizers.Optimizer
+    epoch: int = 0
+
+    def variables(self) -> dict[str, tf.Variable]:
+        """The variables by the names that a checkpoint has for them: "encoder/dense_1/kernel", for example.
+
+        For each weight there are two moments, as in "adam/momentum/encoder/dense_1/kernel" and "adam/velocity/...".
+        """
+        weights = self.model.named_weights()
+        # Keras has the moments of a weight beside each other.
+        iteration, _learning_rate, *moments = self.optimizer.variables
+        variables = {**weights, "adam/iteration": iteration}
+        for name, momentum, velocity in zip(weights, moments[0::2], moments[1::2], strict=True):
+            variables[f"adam/momentum/{name}"] = momentum
+            variables[f"adam/velocity/{name}"] = velocity
+        return variables
+
+
+def create_state(model: VAE) -> State:
+    """The state before the first step, with Adam (Kingma & Ba 2015, arXiv:1412.6980). `fit` sets its learning rate."""
+    # The paper's epsilon. Keras's default is 1e-7.
+    optimizer = keras.optimizers.Adam(epsilon=1e-8)
     optimizer.build(model.trainable_variables)
-    return tf.train.Checkpoint(model=model, optimizer=optimizer, epoch=tf.Variable(0, dtype=tf.int64))
+    return State(model, optimizer)
 
 
 def constant_rate(learning_rate: float, epoch: int) -> float:
-    """Returns Adam's learning rate in an epoch, which is the same in all of them."""
+    """Adam's learning rate in an epoch, the same in all of them."""
     return learning_rate
 
 
 def staged_rate(learning_rate: float, epoch: int) -> float:
-    """Returns Adam's learning rate in an epoch, which falls to a tenth in eight stages.
+    """Adam's learning rate in an epoch, which falls to a tenth in eight stages.
 
     Stage i = 0, ..., 7 has 3^i epochs at learning_rate * 10^(-i/7), 3280 epochs in all. After them, the last rate stays
     (Burda et al. 2016, arXiv:1509.00519, section 5).
@@ -94,20 +104,12 @@ def staged_rate(learning_rate: float, epoch: int) -> float:
     return learning_rate * 10 ** (-stage / last_stage)
 
 
-# The rate depends on the epoch's number alone, so that a longer run is the shorter one carried on.
+# The rate depends on the epoch's number alone, so that continuing a short run gives the same result as one long run.
 LEARNING_RATE_SCHEDULES = {"constant": constant_rate, "staged": staged_rate}
 
 
-def is_tested(epoch: int) -> bool:
-    """Returns whether the test ELBO is measured after an epoch: after each of the first 10, then after every tenth.
-
-    It depends on the epoch's number alone, so that the history of a resumed run is that of an uninterrupted one.
-    """
-    return epoch <= 10 or epoch % 10 == 0
-
-
 def describe(row: HistoryRow) -> str:
-    """Returns a row of the history in a few words."""
+    """A row of the history in a few words."""
     text = f"ELBO {row.train_elbo:.2f}, KL {row.train_kl:.2f}"
     if math.isnan(row.test_elbo):
         return text
@@ -115,30 +117,30 @@ def describe(row: HistoryRow) -> str:
 
 
 def fit(
-    state: tf.train.Checkpoint,
+    state: State,
     images: np.ndarray,
+    train_block: Callable[[Block], np.ndarray],
+    *,
     num_epochs: int,
     batch_size: int,
     seed: int,
     learning_rate_of: Callable[[int], float],
     measure_test_elbo: Callable[[], float],
     on_steps: Callable[[int], object] = lambda num_steps: None,
-    train_block: Callable[[Block], np.ndarray] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[HistoryRow, None, None]:
     """Trains `state` from its epoch to num_epochs, and yields a row per epoch once `state` holds that epoch.
 
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
-    its draws depend on `seed` and on its number alone. learning_rate_of(epoch) returns Adam's learning rate;
-    measure_test_elbo() returns the mean test ELBO in nats; on_steps(k) is called after each block, which has k steps.
-    train_block takes the steps of a block. By default, it is the function that compile_block returns. Raises
-    FloatingPointError if the ELBO or a weight is not a finite number.
+    its draws depend on `seed` and on its number alone. train_block takes the steps of a block: see compile_block.
+    learning_rate_of(epoch) is Adam's learning rate; measure_test_elbo() is the mean test ELBO in nats; on_steps(k) is
+    called after each block, which has k steps. An epoch after which stop() is true is the last one. The test ELBO is
+    measured after the last epoch in any case. Raises FloatingPointError if the ELBO or a weight is not finite.
     """
     model = state.model
     steps_per_epoch = len(images) // batch_size
-    epochs = range(int(state.epoch) + 1, num_epochs + 1)
+    epochs = range(state.epoch + 1, num_epochs + 1)
     blocks = prefetch(make_blocks(model, images, epochs, batch_size, seed))
-    if train_block is None:
-        train_block = compile_block(state, batch_size)
     # Python handles signals only in the main thread, and not during a long call into TensorFlow. So blocks are trained
     # on another thread while the main thread waits.
     with ThreadPoolExecutor(max_workers=1) as trainer:
@@ -146,42 +148,38 @@ def fit(
             started = time.perf_counter()
             learning_rate = learning_rate_of(epoch)
             state.optimizer.learning_rate.assign(learning_rate)
-            log_likelihood, kl = train_epoch(train_block, blocks, steps_per_epoch, trainer, on_steps)
-            test_elbo = measure_test_elbo() if is_tested(epoch) else math.nan
+
+            # All steps of the epoch. The terms of a block are its steps' mean log-likelihoods and mean KLs, [steps, 2].
+            terms = []
+            num_done = 0
+            while num_done < steps_per_epoch:
+                block = next(blocks)
+                terms.append(trainer.submit(train_block, block).result())
+                num_done += block.num_steps
+                on_steps(block.num_steps)
+            means = np.concatenate(terms).mean(axis=0, dtype=np.float64)
+            log_likelihood, kl = means.tolist()
+
             # The training ELBO is measured before each step. Only the weights show the effect of the last one.
             check_finite(epoch, log_likelihood - kl, *model.trainable_variables)
-            if is_tested(epoch):
+            is_last = stop() or epoch == num_epochs
+            test_elbo = math.nan
+            if is_last or is_tested(epoch):
+                test_elbo = measure_test_elbo()
                 check_finite(epoch, test_elbo)
-            state.epoch.assign(epoch)
-            seconds = time.perf_counter() - started
+
+            state.epoch = epoch
             yield HistoryRow(
                 epoch=epoch,
                 train_elbo=log_likelihood - kl,
                 train_log_likelihood=log_likelihood,
                 train_kl=kl,
                 test_elbo=test_elbo,
-                seconds=seconds,
+                seconds=time.perf_counter() - started,
                 learning_rate=learning_rate,
             )
-
-
-def train_epoch(
-    train_block: Callable[[Block], np.ndarray],
-    blocks: Iterator[Block],
-    num_steps: int,
-    trainer: Executor,
-    on_steps: Callable[[int], object],
-) -> tuple[float, float]:
-    """Trains on the next blocks until num_steps are done; returns the mean log-likelihood and the mean KL, in nats."""
-    terms: list[np.ndarray] = []
-    num_done = 0
-    while num_done < num_steps:
-        block = next(blocks)
-        terms.append(trainer.submit(train_block, block).result())
-        num_done += block.num_steps
-        on_steps(block.num_steps)
-    log_likelihood, kl = np.concatenate(terms).mean(axis=0, dtype=np.float64)
-    return float(log_likelihood), float(kl)
+            if is_last:
+                return
 
 
 def check_finite(epoch: int, *values: float | tf.Variable) -> None:
@@ -308,7 +306,7 @@ def fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
     return np.pad(array, ((0, missing), (0, 0)))
 
 
-def compile_block(state: tf.train.Checkpoint, batch_size: int) -> Callable[[Block], np.ndarray]:
+def compile_block(state: State, batch_size: int) -> Callable[[Block], np.ndarray]:
     """Returns a function that takes the optimizer steps of a Block, compiled once for all blocks of a run.
 
     It returns each step's mean log-likelihood and mean KL in nats, float32 [num_steps, 2].
