@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     from vae import runs
 
-    with runs.training_run(args.checkpoints_dir / config.run_name) as run:
+    with runs.training_run(args.run) as run:
         epoch = runs.saved_epoch(run.folder)
         if epoch > 0 and not args.restore and not args.overwrite:
             raise runs.RunError(describe_trained_model(args, run.folder, epoch))
