@@ -262,7 +262,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "num_samples": {
         "type": whole_number(1, 10**6),
         "default": None,
-        "help": "importance samples per image for each NLL (default: 5000; conv3: 100, of the first 1000 images)",
+        "help": "importance samples per image for each NLL (default: 5000; conv3: 100)",
+    },
+    "num_images": {
+        "type": whole_number(2, 2**31 - 1),
+        "default": None,
+        "metavar": "N",
+        "help": "evaluate only the first N test images (default: all of them; conv3: the first 1000)",
     },
     "epochs_scale": {
         "type": real_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"),
@@ -310,7 +316,7 @@ MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(Config))
 TRAINING_FLAGS = (*MODEL_FLAGS, "restore", "overwrite", "worker_timeout", *PATH_FLAGS, "allow_unverified", "list")
 DRAWING_FLAGS = (*MODEL_FLAGS, "draw_seed", *PATH_FLAGS, "allow_unverified", "list")
 EXPLORER_FLAGS = (*DRAWING_FLAGS, "open")
-EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", *PATH_FLAGS, "allow_unverified", "list")
+EVALUATION_FLAGS = (*MODEL_FLAGS, "num_samples", "num_images", *PATH_FLAGS, "allow_unverified", "list")
 REPORT_FLAGS = ("epochs_scale", "only", *PATH_FLAGS, "allow_unverified")
 
 
