@@ -1,16 +1,13 @@
-"""RESULTS.md and the README against the files in docs/, and reproduce.py on small data."""
+"""RESULTS.md against the files in docs/, and reproduce.py on small data."""
 
 import json
 import math
-import re
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import cli
 import config
 import reproduce
 import train
@@ -27,60 +24,6 @@ ROOT = Path(config.__file__).parent
 def test_results_md_is_what_the_files_in_docs_give(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert page.PAGE.read_text(encoding="utf-8") == page.render(), "run make report EPOCHS_SCALE=0"
-
-
-# ---- The pages -----------------------------------------------------------------------------------------------------
-
-
-# docs/promises.md and docs/glossary.md have no links.
-PAGES_WITH_LINKS = [
-    "README.md",
-    "RESULTS.md",
-    "benchmarks/RESULTS.md",
-    "docs/distributed.md",
-    "docs/extending.md",
-    "docs/usage.md",
-]
-
-
-@pytest.mark.parametrize("name", PAGES_WITH_LINKS)
-def test_every_file_and_heading_that_a_page_links_to_exists(name):
-    page_path = ROOT / name
-    links = re.findall(r"\]\(([^)]+)\)", page_path.read_text(encoding="utf-8"))
-    links_to_files = [link for link in links if "://" not in link]
-    assert links_to_files
-    for link in links_to_files:
-        file, _, anchor = link.partition("#")
-        target = page_path.parent / file if file else page_path
-        assert target.exists(), link
-        assert not anchor or anchor in anchors_of(target), link
-
-
-def anchors_of(page_path):
-    """The anchors that GitHub gives the headings of a page in Markdown."""
-    headings = re.findall(r"^#+ (.*)$", page_path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def test_every_test_that_the_promises_name_exists():
-    names = re.findall(r"`(tests/\S+?)`", (ROOT / "docs" / "promises.md").read_text(encoding="utf-8"))
-    assert names
-    assert not [name for name in names if not (ROOT / name).exists()]
-
-
-def test_the_readmes_table_of_results_agrees_with_the_files(monkeypatch):
-    """Each cell is what docs/results has for the run of the row's command, letter for letter."""
-    monkeypatch.chdir(ROOT)
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1].split("\n## ")[0]
-    header = split_row(re.search(r"\| command .* \|\n", section)[0])
-    rows = [split_row(line) for line in section.splitlines() if line.startswith("| `")]
-    assert len(rows) >= 6
-    for row in rows:
-        written = dict(zip(header, row, strict=True))
-        command = re.search("`(.*?)`", written["command"])[1]
-        row_config = cli.parse_args(shlex.split(command)[1:], "", cli.TRAINING_FLAGS).config
-        from_files = dict(zip(page.COLUMNS, page.make_cells(describe(row_config)), strict=True))
-        assert written == {column: from_files[column] for column in written}, row
 
 
 def describe(config):
