@@ -110,7 +110,7 @@ def test_a_bad_argument_gives_exit_code_2_and_one_helpful_line(argv, expected_te
 
 
 NUMBERS = {"latent_dim", "num_epochs", "batch_size", "hidden_size", "num_samples", "learning_rate", "epochs_scale"}
-NUMBERS |= {"image_size", "worker_timeout"}
+NUMBERS |= {"image_size", "num_images", "worker_timeout"}
 SEEDS = {"seed", "draw_seed"}
 CHOICES = {"dataset", "vae_type", "activation", "likelihood", "restore", "precision", "learning_rate_schedule"}
 SWITCHES = {"overwrite", "allow_unverified", "open", "list"}
