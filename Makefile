@@ -56,7 +56,7 @@ explorer/node_modules: explorer/package.json
 report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY)) $(REPORT_FLAGS)
 
-benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 40 to 75 minutes, 8 GB, a C++ compiler
+benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 30 to 60 minutes, 8 GB, a C++ compiler
 	.venv-benchmark/bin/python -m benchmarks.run
 
 clean:  ## remove the environments and caches; data, checkpoints and pictures stay

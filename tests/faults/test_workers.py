@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ from conftest import saved
 from workers import MARK, ROOT, endings, free_ports, started_workers
 
 import cli
-from benchmarks import workers as benchmark
 from vae import runs
 
 DIGITS = ("--dataset", "digits", "--latent_dim", "2", "--hidden_size", "16")
@@ -336,12 +334,3 @@ def test_ctrl_c_works_while_waiting(index, command):
         processes[index].send_signal(signal.SIGINT)
         code, output = endings(processes)[index]
     assert code == 130 and "stopped" in output and "Traceback" not in output
-
-
-# ---- The benchmark -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif((os.cpu_count() or 1) < 2 or not shutil.which("taskset"), reason="needs Linux and two cores")
-def test_two_workers_with_a_core_each_are_timed():
-    measurement = benchmark.run(benchmark.SETUPS[1], "flat_binarized", "float32")
-    assert set(measurement) == {"seconds", "processor_seconds"} and min(measurement.values()) > 0
