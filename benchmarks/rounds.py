@@ -24,7 +24,7 @@ ROUNDS = 5
 PAUSE = 0.3
 
 # Environment variables whose names begin like this tune a library, or stop Python from keeping its compiled files.
-# Without them, the other libraries run with their defaults, and this project with what cli.tensorflow_environment sets.
+# Without them, the other libraries run with their defaults, and this project with what vae/__init__.py sets.
 TUNING_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_", "TF_", "PYTHONDONTWRITEBYTECODE")
 
 # What a contender measured in one turn: names and values.
