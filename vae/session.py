@@ -16,7 +16,8 @@ import tensorflow as tf
 import tqdm
 
 from config import Config, UsageError
-from vae import cores, evaluation, figures, files, model, runs, signals, training
+from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
+from vae.distribution import Replicas
 from vae.history import HistoryRow
 from vae.runs import Run
 
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 DRAWING_SECONDS = 10
 
 
-def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path) -> int:
+def train(
+    run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path, replicas: Replicas | None = None
+) -> int:
     """Trains a run up to config.num_epochs, and draws its learning curves into `picture`.
 
     It continues from the newest checkpoint. With `overwrite` it trains from scratch, and the earlier model is moved
     away. Ctrl-C, SIGTERM or SIGHUP stops it at the end of the epoch. Returns the signal's number if it stopped early,
-    and 0 if the run is complete. Raises UsageError if a batch would need more images than the training set has.
+    and 0 if the run is complete. With several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
+    UsageError if a batch would need more images than the training set has.
     """
     num_images = len(data.train_images)
     image_shape = data.train_images.shape[1:]
@@ -43,16 +47,23 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
         )
     # TensorFlow creates its threads when it is used for the first time.
     cores.set_threads(config.network, config.batch_size)
+    replicas = replicas or distribution.on_gpus(config.batch_size)
+    is_chief = replicas is None or replicas.is_chief
+    if replicas is not None:
+        replicas.check_agreement(config, data.train_images, data.test_images)
     warn_about_memory(config, image_shape)
     warn_about_precision(config)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
-    state = training.create_state(model.create(config, image_shape))
-    if overwrite:
+    with contextlib.nullcontext() if replicas is None else replicas.strategy.scope():
+        state = training.create_state(model.create(config, image_shape))
+    if is_chief and overwrite:
         # Only now, when the data and the new model are ready.
         run.move_to_replaced()
-    else:
+    elif is_chief:
         run.restore(state, config, data.digest)
+    if replicas is not None:
+        replicas.broadcast(state)
     if state.epoch >= config.num_epochs:
         print(f"nothing to do: {run.folder} is at epoch {state.epoch}")
         print(f"to train it further, give a --num_epochs above {state.epoch}")
@@ -68,25 +79,28 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
         initial=state.epoch * steps_per_epoch,
         total=config.num_epochs * steps_per_epoch,
         unit="step",
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or not is_chief,
     )
+    compile_block = training.compile_block if replicas is None else replicas.compile_block
     rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
     with signals.deferred() as received, bar:
         rows = training.fit(
             state,
             data.train_images,
-            training.compile_block(state, config.batch_size),
+            compile_block(state, config.batch_size),
             num_epochs=config.num_epochs,
             batch_size=config.batch_size,
             seed=config.seed,
             learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
             measure_test_elbo=evaluation.make_test_elbo(state.model, data.test_images),
             on_steps=functools.partial(show, bar.update),
-            stop=lambda: bool(received),
+            stop=lambda: bool(received) if replicas is None else replicas.share_signal(received),
         )
         with contextlib.closing(rows):
             for row in rows:
+                if not is_chief:
+                    continue
                 run.history.append(row)
                 show(show_row, bar, row, config.num_epochs)
 
@@ -99,11 +113,14 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()
 
-    last_row = run.history[-1]
-    test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
-    show(print, f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
-    show(print, picture)
-    return 0 if last_row.epoch == config.num_epochs else received[0]
+    if replicas is not None:
+        # A worker has succeeded only if the chief has saved.
+        replicas.meet()
+    if is_chief:
+        test_elbo = evaluation.format_elbo(run.history[-1].test_elbo, state.model)
+        show(print, f"epoch {state.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
+        show(print, picture)
+    return 0 if state.epoch == config.num_epochs else received[0]
 
 
 def show(print_progress: Callable[..., object], *args: Any, **options: Any) -> None:
