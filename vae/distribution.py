@@ -186,8 +186,8 @@ class Replicas:
             )
 
     def gather(self, values: Sequence[int]) -> np.ndarray:
-        """The values of all workers, int32 [workers, k], the chief's first. Every worker must call it, with k values."""
-        rows = np.zeros((len(self._names), len(values)), np.int32)
+        """The values of all workers, int64 [workers, k], the chief's first. Every worker must call it with k values."""
+        rows = np.zeros((len(self._names), len(values)), np.int64)
         rows[self._index] = values
         return self._sum(rows)
 
@@ -197,28 +197,24 @@ class Replicas:
 
     def check_agreement(self, config: Config, *images: np.ndarray) -> None:
         """Raises UsageError on all workers if one of them has other flags or other images than the chief."""
-        values = {f"--{field}": repr(value).encode() for field, value in dataclasses.asdict(config).items()}
-        values["images"] = b"".join(np.ascontiguousarray(array).data for array in images)
-        checksums = np.array([zlib.crc32(value) for value in values.values()], np.uint32)
-        rows = self.gather(checksums.view(np.int32))
+        checksums = {f"--{key}": zlib.crc32(repr(value).encode()) for key, value in dataclasses.asdict(config).items()}
+        checksums["images"] = 0
+        for array in images:
+            checksums["images"] = zlib.crc32(np.ascontiguousarray(array), checksums["images"])
+        rows = self.gather(list(checksums.values()))
         for name, row in zip(self._names, rows, strict=True):
-            different = [key for key, is_equal in zip(values, row == rows[0], strict=True) if not is_equal]
+            different = [key for key, is_equal in zip(checksums, row == rows[0], strict=True) if not is_equal]
             if different:
                 raise UsageError(f"{name} and {self._names[0]} must have the same {', '.join(different)}")
 
     def broadcast(self, state: State) -> None:
         """Gives every worker the chief's state, bit for bit."""
-        variables = list(state.variables().values())
         # The sum over the workers is the chief's value, since the others add zeros. As whole numbers, the bits of
         # floating-point numbers are summed exactly.
-        bits = [np.ravel(variable.numpy()).view(np.int32) for variable in variables]
-        total = self._sum(np.concatenate(bits) * int(self.is_chief))
-        start = 0
-        for variable, variable_bits in zip(variables, bits, strict=True):
-            end = start + len(variable_bits)
-            dtype = variable.numpy().dtype
-            variable.assign(total[start:end].view(dtype).reshape(tuple(variable.shape)))
-            start = end
+        for variable in state.variables().values():
+            value = variable.numpy()
+            bits = np.ravel(value).view(np.int32) * int(self.is_chief)
+            variable.assign(self._sum(bits).view(value.dtype).reshape(value.shape))
         state.epoch = int(self.gather([state.epoch])[0, 0])
 
     def share_signal(self, received: list[int]) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def train(
 
     It continues from the newest checkpoint. With `overwrite` it trains from scratch, and the earlier model is moved
     away. Ctrl-C, SIGTERM or SIGHUP stops it at the end of the epoch. Returns the signal's number if it stopped early,
-    and 0 if the run is complete. With several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
+    and 0 if the run is complete. Of several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
     UsageError if a batch would need more images than the training set has.
     """
     num_images = len(data.train_images)
@@ -51,7 +52,7 @@ def train(
     is_chief = replicas is None or replicas.is_chief
     if replicas is not None:
         replicas.check_agreement(config, data.train_images, data.test_images)
-    warn_about_memory(config, image_shape)
+    check_memory(config, image_shape)
     warn_about_precision(config)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
@@ -84,7 +85,7 @@ def train(
     compile_block = training.compile_block if replicas is None else replicas.compile_block
     rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
-    with signals.deferred() as received, bar:
+    with signals.deferred(end_at_once=replicas is not None) as received, bar:
         rows = training.fit(
             state,
             data.train_images,
@@ -141,7 +142,7 @@ def show_row(bar: tqdm.tqdm, row: HistoryRow, num_epochs: int) -> None:
 def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) -> None:
     """Draws the learning curves so far.
 
-    Training goes on if they cannot be written. Raises OSError only for those of the last epoch.
+    Training goes on if they cannot be written. Only after the last epoch, that raises OSError.
     """
     figure = figures.learning_curves(
         epochs=[row.epoch for row in rows],
@@ -161,19 +162,26 @@ def warn(message: str) -> None:
     show(print, message, file=sys.stderr)
 
 
-def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Warns the user if a training step needs more memory than the machine has."""
+def check_memory(config: Config, image_shape: tuple[int, ...]) -> None:
+    """Warns the user if a training step needs more memory than there is. Raises UsageError if the model alone does."""
     # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
     with tf.Graph().as_default():
         shapes_only = model.create(config, image_shape)
+    state_bytes = training.state_bytes(shapes_only)
     step_bytes = training.step_bytes(shapes_only, config.batch_size)
-    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if step_bytes > machine_bytes:
-        warn(
-            f"a training step on {config.batch_size} images of {runs.format_shape(image_shape)} needs about "
-            f"{step_bytes / 2**30:.0f} GiB of memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
-            "try a smaller --batch_size, or --image_size for your own images"
-        )
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        memory_bytes = min(memory_bytes, limit)
+    advice = (
+        f"GiB of memory, and there are {memory_bytes / 2**30:.0f} GiB: "
+        "try a smaller --batch_size or --hidden_size, or --image_size for your own images"
+    )
+    images = f"images of {runs.format_shape(image_shape)}"
+    if state_bytes > memory_bytes:
+        raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
+    if step_bytes > memory_bytes:
+        warn(f"a training step on {config.batch_size} {images} needs about {step_bytes / 2**30:.0f} {advice}")
 
 
 def warn_about_precision(config: Config) -> None:
