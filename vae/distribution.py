@@ -200,7 +200,7 @@ class Replicas:
         checksums = {f"--{key}": zlib.crc32(repr(value).encode()) for key, value in dataclasses.asdict(config).items()}
         checksums["images"] = 0
         for array in images:
-            checksums["images"] = zlib.crc32(np.ascontiguousarray(array), checksums["images"])
+            checksums["images"] = zlib.crc32(np.ascontiguousarray(array).data, checksums["images"])
         rows = self.gather(list(checksums.values()))
         for name, row in zip(self._names, rows, strict=True):
             different = [key for key, is_equal in zip(checksums, row == rows[0], strict=True) if not is_equal]

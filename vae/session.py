@@ -52,7 +52,8 @@ def train(
     is_chief = replicas is None or replicas.is_chief
     if replicas is not None:
         replicas.check_agreement(config, data.train_images, data.test_images)
-    check_memory(config, image_shape)
+    share = config.batch_size if replicas is None else config.batch_size // replicas.count
+    check_memory(config, image_shape, share)
     warn_about_precision(config)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
@@ -162,13 +163,13 @@ def warn(message: str) -> None:
     show(print, message, file=sys.stderr)
 
 
-def check_memory(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Warns the user if a training step needs more memory than there is. Raises UsageError if the model alone does."""
+def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
+    """Warns the user if a step on num_images needs more memory than there is. Raises UsageError if the model does."""
     # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
     with tf.Graph().as_default():
         shapes_only = model.create(config, image_shape)
     state_bytes = training.state_bytes(shapes_only)
-    step_bytes = training.step_bytes(shapes_only, config.batch_size)
+    step_bytes = training.step_bytes(shapes_only, num_images)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
@@ -181,7 +182,7 @@ def check_memory(config: Config, image_shape: tuple[int, ...]) -> None:
     if state_bytes > memory_bytes:
         raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
     if step_bytes > memory_bytes:
-        warn(f"a training step on {config.batch_size} {images} needs about {step_bytes / 2**30:.0f} {advice}")
+        warn(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
 
 
 def warn_about_precision(config: Config) -> None:
