@@ -177,7 +177,7 @@ class Replicas:
         self._names = list(names)
         self._index = self._names.index(name)
         self._waiting = waiting
-        self._all_reduce = tf.function(self._all_reduce_in_graph, autograph=False)
+        self._sum = self._make_sum()
         if batch_size % self.count > 0:
             next_multiple = batch_size + self.count - batch_size % self.count
             raise UsageError(
@@ -209,12 +209,16 @@ class Replicas:
 
     def broadcast(self, state: State) -> None:
         """Gives every worker the chief's state, bit for bit."""
+        variables = list(state.variables().values())
+        values = [variable.numpy() for variable in variables]
         # The sum over the workers is the chief's value, since the others add zeros. As whole numbers, the bits of
         # floating-point numbers are summed exactly.
-        for variable in state.variables().values():
-            value = variable.numpy()
-            bits = np.ravel(value).view(np.int32) * int(self.is_chief)
-            variable.assign(self._sum(bits).view(value.dtype).reshape(value.shape))
+        bits = np.concatenate([np.ravel(value).view(np.int32) for value in values])
+        bits = self._sum(bits * int(self.is_chief))
+        for variable, value in zip(variables, values, strict=True):
+            size = value.nbytes // bits.itemsize
+            variable.assign(bits[:size].view(value.dtype).reshape(value.shape))
+            bits = bits[size:]
         state.epoch = int(self.gather([state.epoch])[0, 0])
 
     def share_signal(self, received: list[int]) -> bool:
@@ -257,30 +261,36 @@ class Replicas:
             return tf.add_n(self.strategy.experimental_local_results(terms))
 
         take_steps = training.compile_loop(take_step, batch_size, jit_compile=False)
+        sum_terms = self._make_sum()
 
         def train_block(block: Block) -> np.ndarray:
             with self._waiting():
                 terms = take_steps(block)
-            return self._sum(terms)
+            return sum_terms(terms)
 
         return train_block
 
-    def _sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum of the workers' values, the same on all of them. Every worker must call it, with the same shape."""
-        with self._waiting():
-            return self._all_reduce(tf.constant(values)).numpy()
-
-    def _all_reduce_in_graph(self, values: tf.Tensor) -> tf.Tensor:
+    def _make_sum(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that sums the workers' arrays. Every worker must call it, with an array of the same shape."""
         num_local = len(self.strategy.extended.worker_devices)
 
-        def add(values: tf.Tensor) -> tf.Tensor:
+        def sum_in_replica(values: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             # The replicas of one worker all have that worker's values, so that one of them is enough.
             is_first = context.replica_id_in_sync_group % num_local == 0
             counted = tf.where(is_first, values, tf.zeros_like(values))
             return context.all_reduce(tf.distribute.ReduceOp.SUM, counted)
 
-        return self.strategy.experimental_local_results(self.strategy.run(add, (values,)))[0]
+        @tf.function(autograph=False)
+        def sum_in_graph(values: tf.Tensor) -> tf.Tensor:
+            sums = self.strategy.run(sum_in_replica, (values,))
+            return self.strategy.experimental_local_results(sums)[0]
+
+        def sum_of_workers(values: np.ndarray) -> np.ndarray:
+            with self._waiting():
+                return sum_in_graph(tf.constant(values)).numpy()
+
+        return sum_of_workers
 
 
 def report(message: str) -> None:
