@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vae import distribution
         replicas = distribution.connect(config, args.worker_timeout)
     is_chief = replicas is None or replicas.is_chief
-    folder = args.checkpoints_dir / config.run_name
-    with runs.training_run(folder) if is_chief else contextlib.nullcontext(runs.Run(folder)) as run:
+    with runs.training_run(args.run) if is_chief else contextlib.nullcontext(runs.Run(args.run)) as run:
         epoch = runs.saved_epoch(run.folder)
         if is_chief and epoch > 0 and not args.restore and not args.overwrite:
             raise runs.RunError(describe_trained_model(args, run.folder, epoch))
