@@ -28,10 +28,14 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
 workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
-	@trap 'kill $$! 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
-	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 1}}' $$train & \
-	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 0}}' $$train && wait $$!
+	@start() { \
+		export TF_CONFIG="{\"cluster\": $$CLUSTER, \"task\": {\"type\": \"worker\", \"index\": $$1}}"; \
+		exec $(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True; \
+	}; \
+	CLUSTER='$(WORKERS)'; start 0 & zero=$$!; start 1 & one=$$!; \
+	trap 'kill $$zero $$one 2>/dev/null; wait' EXIT INT TERM; \
+	while kill -0 $$zero && kill -0 $$one; do sleep 1; done 2>/dev/null; \
+	if kill -0 $$zero 2>/dev/null; then wait $$one && wait $$zero; else wait $$zero && wait $$one; fi
 
 test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest

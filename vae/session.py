@@ -17,7 +17,8 @@ import tensorflow as tf
 import tqdm
 
 from config import Config, UsageError
-from vae import cores, evaluation, figures, files, model, runs, signals, training
+from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
+from vae.distribution import Replicas
 from vae.history import HistoryRow
 from vae.runs import Run
 
@@ -38,12 +39,15 @@ FEW_STEPS = 10
 NEARLY_BINARY = ("mnist", "digits")
 
 
-def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path) -> int:
+def train(
+    run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path, replicas: Replicas | None = None
+) -> int:
     """Trains a run up to config.num_epochs, and draws its learning curves into `picture`.
 
     It continues from the newest checkpoint. With `overwrite` it trains from scratch, and the earlier model is moved
     away. Ctrl-C, SIGTERM or SIGHUP stops it at the end of the epoch. Returns the signal's number if it stopped early,
-    and 0 if the run is complete. Raises UsageError if a batch would need more images than the training set has.
+    and 0 if the run is complete. Of several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
+    UsageError if a batch would need more images than the training set has.
     """
     num_images = len(data.train_images)
     image_shape = data.train_images.shape[1:]
@@ -53,17 +57,24 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
         )
     # TensorFlow creates its threads when it is used for the first time.
     cores.set_threads(config.network, config.batch_size)
-    check_memory(config, image_shape)
+    replicas = replicas or distribution.on_gpus(config.batch_size)
+    is_chief = replicas is None or replicas.is_chief
+    if replicas is not None:
+        replicas.check_agreement(config, data.train_images, data.test_images)
+    check_memory(config, image_shape, config.batch_size if replicas is None else config.batch_size // replicas.count)
     warn_about_precision(config)
     warn_about_images(config, num_images)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
-    state = training.create_state(model.create(config, image_shape))
-    if overwrite:
+    with contextlib.nullcontext() if replicas is None else replicas.strategy.scope():
+        state = training.create_state(model.create(config, image_shape))
+    if is_chief and overwrite:
         # Only now, when the data and the new model are ready.
         run.move_to_replaced()
-    else:
+    elif is_chief:
         run.restore(state, config, data.digest)
+    if replicas is not None:
+        replicas.broadcast(state)
     if state.epoch >= config.num_epochs:
         print(f"nothing to do: {run.folder} is at epoch {state.epoch}")
         print(f"to train it further, give a --num_epochs above {state.epoch}")
@@ -74,24 +85,27 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
         say(f"new run: {run.folder.name}")
 
     # ---- Fit: an epoch for each row
-    progress = Progress(state.epoch, config.num_epochs, steps_per_epoch=num_images // config.batch_size)
+    progress = Progress(state.epoch, config.num_epochs, num_images // config.batch_size, is_shown=is_chief)
+    compile_block = training.compile_block if replicas is None else replicas.compile_block
     rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
-    with signals.deferred() as received, contextlib.closing(progress):
+    with signals.deferred(end_at_once=replicas is not None) as received, contextlib.closing(progress):
         rows = training.fit(
             state,
             data.train_images,
-            training.compile_block(state, config.batch_size),
+            compile_block(state, config.batch_size),
             num_epochs=config.num_epochs,
             batch_size=config.batch_size,
             seed=config.seed,
             learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
             measure_test_elbo=evaluation.make_test_elbo(state.model, data.test_images),
             on_steps=progress.add_steps,
-            stop=lambda: bool(received),
+            stop=lambda: bool(received) if replicas is None else replicas.share_signal(received),
         )
         with contextlib.closing(rows):
             for row in rows:
+                if not is_chief:
+                    continue
                 run.history.append(row)
                 progress.end_epoch(row)
 
@@ -104,6 +118,12 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()
 
+    if replicas is not None:
+        # A worker has succeeded only if the chief has saved.
+        replicas.meet()
+    signal_number = 0 if state.epoch == config.num_epochs else received[0]
+    if not is_chief:
+        return signal_number
     last_row = run.history[-1]
     test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
     say(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
@@ -113,7 +133,7 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
             f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z says nothing about x; people try "
             "more epochs, a lower --learning_rate, another --seed, or another --vae_type"
         )
-    return 0 if last_row.epoch == config.num_epochs else received[0]
+    return signal_number
 
 
 class Progress:
@@ -122,17 +142,18 @@ class Progress:
     Elsewhere, there is a line for each minute as well, since an epoch of conv3 can take half an hour.
     """
 
-    def __init__(self, epoch: int, num_epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, epoch: int, num_epochs: int, steps_per_epoch: int, is_shown: bool) -> None:
         self._epoch = epoch
         self._num_epochs = num_epochs
         self._steps_per_epoch = steps_per_epoch
         self._num_steps = 0
         self._last_line = time.monotonic()
+        self._is_shown = is_shown
         self._bar = tqdm.tqdm(
             initial=epoch * steps_per_epoch,
             total=num_epochs * steps_per_epoch,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not is_shown or not sys.stderr.isatty(),
         )
 
     def add_steps(self, num_steps: int) -> None:
@@ -159,7 +180,8 @@ class Progress:
             self._bar.close()
 
     def _say(self, line: str) -> None:
-        say(line)
+        if self._is_shown:
+            say(line)
         self._last_line = time.monotonic()
 
 
@@ -197,13 +219,13 @@ def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) 
         warn(f"training goes on without a picture of its learning curves: {error}")
 
 
-def check_memory(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Warns the user if a training step needs more memory than there is. Raises UsageError if the model alone does."""
+def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
+    """Warns the user if a step on num_images needs more memory than there is. Raises UsageError if the model does."""
     # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
     with tf.Graph().as_default():
         shapes_only = model.create(config, image_shape)
     state_bytes = training.state_bytes(shapes_only)
-    step_bytes = training.step_bytes(shapes_only, config.batch_size)
+    step_bytes = training.step_bytes(shapes_only, num_images)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
@@ -216,7 +238,7 @@ def check_memory(config: Config, image_shape: tuple[int, ...]) -> None:
     if state_bytes > memory_bytes:
         raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
     if step_bytes > memory_bytes:
-        warn(f"a training step on {config.batch_size} {images} needs about {step_bytes / 2**30:.0f} {advice}")
+        warn(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
 
 
 def warn_about_images(config: Config, num_images: int) -> None:

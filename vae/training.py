@@ -328,15 +328,11 @@ def compile_block(state: State, batch_size: int) -> Callable[[Block], np.ndarray
 
 
 def compile_loop(
-    take_step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    batch_size: int,
-    jit_compile: bool,
-    complete: Callable[[tf.Tensor], tf.Tensor] = lambda terms: terms,
+    take_step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], batch_size: int, jit_compile: bool
 ) -> Callable[[Block], np.ndarray]:
     """A compiled function that calls take_step(x, noise) for each batch of a Block.
 
-    take_step returns the terms of a step, float32 [2]. The compiled function stacks them, float32 [num_steps, 2], and
-    returns what `complete` makes of them.
+    take_step returns the terms of a step, float32 [2]. The compiled function returns all of them, [num_steps, 2].
     """
 
     # Nothing runs in Python between the steps: the loop over them is part of the compiled function.
@@ -350,7 +346,7 @@ def compile_loop(
 
         terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
         _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
-        return complete(terms.stack())
+        return terms.stack()
 
     def train_block(block: Block) -> np.ndarray:
         # num_steps goes in as a tensor: a Python number would be compiled into the function.
