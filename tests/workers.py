@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.workers import free_ports
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +83,10 @@ def endings(processes, timeout=120):
         output, errors = process.communicate(timeout=timeout)
         results.append((process.returncode, output + errors))
     return results
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left_behind():
+    """Checks after each test of a file that imports this fixture that no process of a cluster is still running."""
+    yield
+    assert not running_workers()
