@@ -93,7 +93,7 @@ def test_own_images_are_called_by_the_last_part_of_their_path(path, name):
     "path", ["a/b c", "a/.b", "a/b:c", "a/b\n", "a/é", "/", ".npz", "a/b$", "a/digits", "mnist.npz"]
 )
 def test_own_images_with_another_name_are_refused(path):
-    with pytest.raises(UsageError, match="^dataset: .*rename"):
+    with pytest.raises(UsageError, match=r"^dataset: .*rename"):
         config.dataset_name(path)
 
 
