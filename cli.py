@@ -88,7 +88,7 @@ def make_parser(description: str | None) -> Parser:
 
 
 def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
-    """Adds a flag for each field of Config, except for those in `without`. Config decides which values are right."""
+    """Adds --list, and a flag for each field of Config but those in `without`. Config decides which values are right."""
     for field in dataclasses.fields(Config):
         name = field.name
         metavar = None
@@ -101,6 +101,7 @@ def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
             type_of_flag = real_number
         if name not in without:
             parser.add_argument(f"--{name}", type=type_of_flag, default=field.default, metavar=metavar, help=HELP[name])
+    parser.add_argument("--list", action="store_true", help="list the trained runs, and exit")
 
 
 def add_trained_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
@@ -113,14 +114,13 @@ def add_trained_model_flags(parser: Parser, without: Sequence[str] = ()) -> None
 
 
 def add_folder_flags(parser: Parser) -> None:
-    """Adds the flags for folders and data, and --list."""
+    """Adds the flags for folders and data."""
     for name, (variable, folder) in FOLDER_FLAGS.items():
         text = f"default: the environment variable {variable}, or else {folder!r}"
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=default_folder(name), help=text)
     parser.add_argument(
         "--allow_unverified", action="store_true", help="accept data files whose sha256 is not the published one"
     )
-    parser.add_argument("--list", action="store_true", help="list the trained runs, and exit")
 
 
 def add_draw_seed(parser: Parser, effect: str) -> None:
