@@ -88,7 +88,7 @@ def make_parser(description: str | None) -> Parser:
 
 
 def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
-    """Adds --list, and a flag for each field of Config but those in `without`. Config decides which values are right."""
+    """Adds --list and a flag for each field of Config, except those in `without`. Config says what each takes."""
     for field in dataclasses.fields(Config):
         name = field.name
         metavar = None
