@@ -17,6 +17,7 @@ help:  ## list what make can do
 .venv/installed .venv/installed-dev .venv-benchmark/installed:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "this needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "installing the packages into $(@D): up to 2.5 GB, some minutes"
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(lastword $^)
 	@touch $@
@@ -27,10 +28,14 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
 workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
-	@trap 'kill $$! 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	train="$(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True"; \
-	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 1}}' $$train & \
-	TF_CONFIG='{"cluster": $(WORKERS), "task": {"type": "worker", "index": 0}}' $$train && wait $$!
+	@start() { \
+		export TF_CONFIG="{\"cluster\": $$CLUSTER, \"task\": {\"type\": \"worker\", \"index\": $$1}}"; \
+		exec $(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True; \
+	}; \
+	CLUSTER='$(WORKERS)'; start 0 & zero=$$!; start 1 & one=$$!; \
+	trap 'kill $$zero $$one 2>/dev/null; wait' EXIT INT TERM; \
+	while kill -0 $$zero && kill -0 $$one; do sleep 1; done 2>/dev/null; \
+	if kill -0 $$zero 2>/dev/null; then wait $$one && wait $$zero; else wait $$zero && wait $$one; fi
 
 test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest
@@ -39,10 +44,11 @@ faults: .venv/installed-dev  ## run the slow tests: more cases, kills, full disk
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -n 0 tests/faults
 
-style: .venv/installed-dev  ## run the linters ruff and ESLint (if npm is installed), the formatter ruff and the type checker mypy
+style: .venv/installed-dev  ## run the linters ruff, import-linter and ESLint (if npm is installed), the formatter ruff and the type checker mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo --no-cache
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory explorer/node_modules && npm --prefix explorer run --silent lint; \
 		elif command -v node >/dev/null; then for file in explorer/*.js; do node --check $$file || exit 1; done; \
 		else echo "npm is not installed, so the JavaScript was not checked"; fi
@@ -55,7 +61,7 @@ explorer/node_modules: explorer/package.json
 report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY)) $(REPORT_FLAGS)
 
-benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 40 to 75 minutes, 8 GB, a C++ compiler
+benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 30 to 60 minutes, 8 GB, a C++ compiler
 	.venv-benchmark/bin/python -m benchmarks.run
 
 clean:  ## remove the environments and caches; data, checkpoints and pictures stay

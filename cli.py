@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ OTHER_NAMES = {
     "model": "vae_type",
 }
 
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
 # What the flags of Config's fields say in --help.
 HELP = {
@@ -85,7 +88,7 @@ def make_parser(description: str | None) -> Parser:
 
 
 def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
-    """Adds a flag for each field of Config, except for those in `without`. Config decides which values are right."""
+    """Adds --list and a flag for each field of Config, except those in `without`. Config says what each takes."""
     for field in dataclasses.fields(Config):
         name = field.name
         metavar = None
@@ -98,10 +101,12 @@ def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
             type_of_flag = real_number
         if name not in without:
             parser.add_argument(f"--{name}", type=type_of_flag, default=field.default, metavar=metavar, help=HELP[name])
+    parser.add_argument("--list", action="store_true", help="list the trained runs, and exit")
 
 
 def add_trained_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
-    """Adds the flags that all scripts take which use a trained model."""
+    """Adds what all scripts take that use a trained model: its folder, or the flags that it was trained with."""
+    parser.add_argument("run", nargs="?", type=Path, help="the folder of a run, in place of the flags of its model")
     add_model_flags(parser, without)
     # None if the flag is not given: the model is used at the epoch it was saved at.
     parser.set_defaults(num_epochs=None)
@@ -109,14 +114,13 @@ def add_trained_model_flags(parser: Parser, without: Sequence[str] = ()) -> None
 
 
 def add_folder_flags(parser: Parser) -> None:
-    """Adds the flags for folders and data, and --list."""
+    """Adds the flags for folders and data."""
     for name, (variable, folder) in FOLDER_FLAGS.items():
         text = f"default: the environment variable {variable}, or else {folder!r}"
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=default_folder(name), help=text)
     parser.add_argument(
         "--allow_unverified", action="store_true", help="accept data files whose sha256 is not the published one"
     )
-    parser.add_argument("--list", action="store_true", help="list the trained runs, and exit")
 
 
 def add_draw_seed(parser: Parser, effect: str) -> None:
@@ -166,7 +170,13 @@ def parse_args(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace
     Exits with code 2 and one line on a bad argument. With --list it prints the trained runs, and exits.
     """
     args = parser.parse_args(argv)
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
+    if args.list:
+        print(describe_runs(args.checkpoints_dir))
+        parser.exit()
+    if getattr(args, "run", None) is not None:
+        read_flags_from_run(parser, args)
+        return args
+    values = {name: getattr(args, name) for name in FIELDS}
     if args.num_epochs is None:
         del values["num_epochs"]
     try:
@@ -178,10 +188,25 @@ def parse_args(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace
         parser.error(f"argument --dataset: there is no folder or file {args.dataset!r}{hint_at_path(args.dataset)}")
     if args.hidden_size != args.config.hidden_size:
         print(f"--hidden_size has no effect with {args.config.vae_type}", file=sys.stderr)
-    if args.list:
-        print(describe_runs(args.checkpoints_dir))
-        parser.exit()
+    args.run = args.checkpoints_dir / args.config.run_name
     return args
+
+
+def read_flags_from_run(parser: Parser, args: argparse.Namespace) -> None:
+    """Fills `args` with what the run that it names was trained with. Raises RunError if that cannot be read."""
+    from vae import runs
+
+    for name in FIELDS:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"argument --{name}: is not needed with the folder of a run, which has it")
+    if not args.run.is_dir():
+        parser.error(f"argument run: there is no folder {str(args.run)!r}{hint_at_path(str(args.run))}")
+    saved = runs.read_config(args.run)
+    args.config = saved.config
+    args.dataset = saved.data_path or saved.config.dataset
+    args.checkpoints_dir = args.run.parent
+    # The user has accepted these files before. The digest shows whether they are the same.
+    args.allow_unverified = args.allow_unverified or saved.data_verified is False
 
 
 def hint_at_data_set(text: str) -> str:
@@ -390,7 +415,7 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     from vae import runs
 
     config = args.config
-    folder = args.checkpoints_dir / config.run_name
+    folder = args.run
     if runs.saved_epoch(folder) == 0:
         raise runs.RunError(
             f"no trained model in {folder}\n"
@@ -403,7 +428,7 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
         model = runs.restore(folder, config)
     if args.num_epochs not in (None, model.epoch):
         print(f"the model is used as it was saved, at epoch {model.epoch}")
-    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / config.run_name)
+    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / folder.resolve().name)
 
 
 def load_data(args: argparse.Namespace) -> Dataset:
@@ -421,6 +446,8 @@ def describe_runs(checkpoints_dir: Path) -> str:
     heading = "trained runs" if trained else "no trained runs"
     lines = [f"{heading} in {checkpoints_dir}"]
     lines += [describe_run(folder) for folder in trained]
+    if trained:
+        lines.append(f"to draw one, for example: python make_pictures.py {shlex.quote(str(trained[-1]))}")
     replaced_dir = checkpoints_dir / runs.REPLACED
     replaced = runs.trained(replaced_dir)
     if replaced:
@@ -430,11 +457,12 @@ def describe_runs(checkpoints_dir: Path) -> str:
 
 
 def describe_run(run_folder: Path) -> str:
-    """A run's line in the list: its name, epoch and last test ELBO, and whether its data was unverified."""
-    from vae import history, runs
+    """A run's line in the list: its folder, when it was saved, its epoch and last test ELBO, and unverified data."""
+    from vae import checkpoints, history, runs
 
     epoch = runs.saved_epoch(run_folder)
-    line = f"  {run_folder.name}  (epoch {epoch}"
+    saved_at = checkpoints.path_of(run_folder, epoch).stat().st_mtime
+    line = f"  {run_folder}  ({time.strftime('%Y-%m-%d %H:%M', time.localtime(saved_at))}, epoch {epoch}"
     try:
         tested = history.last_tested(run_folder, epoch)
         verified = runs.read_config(run_folder).data_verified

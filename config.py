@@ -88,7 +88,7 @@ def dataset_name(dataset: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The parameters of one training run: those of the report, and a few more.
+    """The parameters of one training run: the report's, and a few more.
 
     `dataset` is one of DATASETS, or the name of the user's own images: see dataset_name. An `image_size` of None leaves
     the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not

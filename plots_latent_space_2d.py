@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 import cli
+from config import UsageError
 
 LATENT_DIM = 2
 GRID_SIZE = 20
@@ -15,6 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_trained_model_flags(parser, without=["latent_dim"])
     parser.set_defaults(latent_dim=LATENT_DIM)
     args = cli.parse_args(parser, argv)
+    if args.config.latent_dim != LATENT_DIM:
+        raise UsageError(
+            f"this script draws models with {LATENT_DIM} latents, and {args.run} has {args.config.latent_dim}"
+        )
     trained = cli.open_trained_run(args)
 
     from vae import evaluation, figures, latent

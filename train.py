@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="train from scratch where a trained model exists; the earlier run moves to <checkpoints_dir>/replaced",
     )
+    parser.add_argument(
+        "--worker_timeout",
+        type=cli.at_least(1),
+        default=120,
+        help="seconds without progress after which one of several workers gives up (default: %(default)s)",
+    )
     cli.add_folder_flags(parser)
     args = cli.parse_args(parser, argv)
     if args.overwrite and args.restore:
@@ -38,15 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = args.config
     from vae import runs
 
-    with runs.training_run(args.checkpoints_dir / config.run_name) as run:
+    replicas = None
+    if os.environ.get("TF_CONFIG"):
+        # The workers meet before anything else, so that an error of one of them reaches the others.
+        with cli.tensorflow_messages_held_back():
+            from vae import distribution
+        replicas = distribution.connect(config, args.worker_timeout)
+    is_chief = replicas is None or replicas.is_chief
+    with runs.training_run(args.run) if is_chief else contextlib.nullcontext(runs.Run(args.run)) as run:
         epoch = runs.saved_epoch(run.folder)
-        if epoch > 0 and not args.restore and not args.overwrite:
+        if is_chief and epoch > 0 and not args.restore and not args.overwrite:
             raise runs.RunError(describe_trained_model(args, run.folder, epoch))
         data = cli.load_data(args)
         with cli.tensorflow_messages_held_back():
             from vae import session
         picture = args.pictures_dir / config.run_name / "learning_curves.png"
-        signal_number = session.train(run, config, data, overwrite=args.overwrite, picture=picture)
+        signal_number = session.train(run, config, data, overwrite=args.overwrite, picture=picture, replicas=replicas)
     if signal_number == 0:
         return 0
     print(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")

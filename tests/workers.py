@@ -1,23 +1,26 @@
-"""What the tests of several workers share: free ports, TF_CONFIG, and train.py as the workers of a cluster."""
+"""What the tests of several workers share: free ports, TF_CONFIG, and Python commands as the workers of a cluster."""
 
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.workers import free_ports
-
 ROOT = Path(__file__).parents[1]
 
-# A variable in the environment of every worker that this process starts, and of what that worker starts.
-MARK = {"VAE_TESTS_PROCESS": str(os.getpid())}
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        # All of them are taken before the first is given back, so that they differ.
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [taken.getsockname()[1] for taken in sockets]
 
 
-def tf_config(ports, index, with_chief=False, host="127.0.0.1"):
-    """Returns TF_CONFIG for a worker of a cluster on these ports of this machine."""
-    addresses = [f"{host}:{port}" for port in ports]
+def tf_config(ports, index, with_chief=False):
+    """TF_CONFIG for a worker of a cluster on these ports of this machine."""
+    addresses = [f"127.0.0.1:{port}" for port in ports]
     jobs = {"worker": addresses}
     task = {"type": "worker", "index": index}
     if with_chief:
@@ -27,57 +30,36 @@ def tf_config(ports, index, with_chief=False, host="127.0.0.1"):
 
 
 @contextlib.contextmanager
-def started_workers(commands, with_chief=False, environment=()):
-    """Yields the processes of a cluster, one for each command of Python. None of them is left behind."""
-    ports = free_ports(len(commands))
+def started_workers(commands, with_chief=False, ports=None):
+    """The processes of a cluster, one for each command of Python; None stands for a worker that never starts."""
+    ports = ports or free_ports(len(commands))
     processes = []
     try:
         for index, command in enumerate(commands):
-            variables = os.environ | dict(environment) | MARK | {"TF_CONFIG": tf_config(ports, index, with_chief)}
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
+            if command is not None:
+                environment = os.environ | {"TF_CONFIG": tf_config(ports, index, with_chief), "PYTHONPATH": str(ROOT)}
+                process = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                processes.append(process)
         yield processes
-        wait_for_all(processes)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
 
 
-def wait_for_all(processes, timeout=60):
-    """Checks that all processes end by themselves."""
-    for process in processes:
-        # Its output is read as well, since a process can only end once it has written all of it.
-        process.communicate(timeout=timeout)
+def endings(processes):
+    """The exit code of each process and what it printed, once all of them have ended by themselves."""
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 
-def running_workers():
-    """Returns the ids of the processes with the MARK, whoever started them (on Linux)."""
-    ((name, value),) = MARK.items()
-    marked = f"{name}={value}".encode()
-    process_ids = [path.name for path in Path("/proc").glob("[0-9]*")]
-    return [process_id for process_id in process_ids if marked in environment_of(process_id).split(b"\0")]
-
-
-def environment_of(process_id):
-    """Returns the environment of a process, empty if the process has ended."""
-    try:
-        return Path(f"/proc/{process_id}/environ").read_bytes()
-    except OSError:
-        return b""
-
-
-def endings(processes, timeout=120):
-    """Waits for all processes; returns a pair for each, its exit code and its output with the errors."""
-    results = []
-    for process in processes:
-        output, errors = process.communicate(timeout=timeout)
-        results.append((process.returncode, output + errors))
-    return results
+def run_workers(commands, **options):
+    with started_workers(commands, **options) as processes:
+        return endings(processes)

@@ -17,13 +17,13 @@ MIN_IMAGES_PER_CORE = 8
 
 
 def split_evenly(num_images: int, num_parts: int) -> list[int]:
-    """Returns the sizes of num_parts parts, which differ by 1 at most. num_images must be at least num_parts."""
+    """The sizes of num_parts parts, which differ by 1 at most. num_images must be at least num_parts."""
     size, rest = divmod(num_images, num_parts)
     return [size + 1] * rest + [size] * (num_parts - rest)
 
 
 def sizes_per_core(num_images: int) -> list[int]:
-    """Returns the sizes of the parts of a step of conv3 on num_images: one part for each core, or a single part.
+    """The sizes of the parts of a step of conv3 on num_images: one part for each core, or a single part.
 
     There is a single part on a GPU, with too few images per core, or if the user has set the number of TensorFlow's
     threads.
@@ -37,7 +37,7 @@ def sizes_per_core(num_images: int) -> list[int]:
 
 
 def count_cores() -> int:
-    """Returns the number of (logical) cores that this process may use."""
+    """The number of (logical) cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -56,5 +56,5 @@ def set_threads(network: str, num_images: int) -> None:
 
 
 def has_one_thread_per_operation() -> bool:
-    """Returns whether each operation has one thread. See set_threads."""
+    """Whether each operation has one thread. See set_threads."""
     return tf.config.threading.get_intra_op_parallelism_threads() == 1

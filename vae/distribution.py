@@ -1,94 +1,242 @@
-"""Training on several replicas of a model: the workers of a cluster, or the GPUs of one machine.
+"""Training on several replicas of a model: the workers that TF_CONFIG names, or the GPUs of one machine.
 
 All replicas have the same weights. Each takes its share of the rows of a step's batch, and their gradients are summed
-before Adam uses them (synchronous data parallelism, by tf.distribute). The random draws are those of a run on one
-machine, so that the results are the same up to rounding: see training.make_blocks, which each worker runs for itself.
+before Adam uses them (synchronous data parallelism, by tf.distribute). The random draws are the same as on one machine,
+so the results are the same up to rounding: each worker runs training.make_blocks for itself.
+
+The workers tell each other sums of numbers only, through TensorFlow. If one of them ends, TensorFlow raises an error in
+the others. If one does not answer, the others end themselves. Starting them again is the work of a launcher.
 """
 
 import contextlib
-import hashlib
+import dataclasses
+import faulthandler
+import json
+import os
+import re
 import signal
+import socket
+import sys
+import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from tensorflow.python.eager import context as eager_context
 
-from vae import cluster, training
-from vae.cluster import ClusterError, Link
-from vae.model import VAE
-from vae.training import Block
+from config import Config, UsageError
+from vae import cores, signals, training
+from vae.training import Block, State
 
-# What TensorFlow raises in the other workers if one is lost.
-LOST_WORKER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
+# What TensorFlow raises if another worker has ended.
+LOST_WORKER_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
+TF_CONFIG_FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+HOW_TO_CONTINUE = "what was saved is kept; to continue, start all workers again with --restore True"
+
+
+def read_tf_config(text: str) -> tuple[dict[str, str], str] | None:
+    """The addresses of all workers by their names, the chief's first, and the name of this one.
+
+    Without a job `chief`, worker 0 is the chief. None if there is only one worker. Raises UsageError.
+    """
+    try:
+        content = json.loads(text)
+        jobs = content.get("cluster", {})
+        workers = {f"{job} {i}": address for job in ("chief", "worker") for i, address in enumerate(jobs.get(job, []))}
+        if set(jobs) <= {"chief", "worker"} and len(workers) < 2:
+            return None
+        name = f"{content['task']['type']} {int(content['task']['index'])}"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"TF_CONFIG takes {TF_CONFIG_FORM}, got {text[:200]!r} ({error})") from None
+    if not set(jobs) <= {"chief", "worker"} or "chief 1" in workers:
+        raise UsageError(f"TF_CONFIG: a cluster takes workers and one chief at most, got {', '.join(jobs)}")
+    for worker, address in workers.items():
+        match = re.fullmatch(r"\S+:(\d{1,5})", str(address))
+        if match is None or int(match[1]) >= 2**16:
+            raise UsageError(f"TF_CONFIG: the address of {worker} takes 'host:port', got {address!r}")
+    if len(set(workers.values())) < len(workers):
+        raise UsageError(f"TF_CONFIG: each worker takes an address of its own, got {list(workers.values())}")
+    if name not in workers:
+        raise UsageError(f"TF_CONFIG: the task takes one of {', '.join(workers)}, got {name}")
+    return workers, name
+
+
+def connect(config: Config, timeout: float) -> "Replicas | None":
+    """The replicas of the workers that TF_CONFIG names, once all of them are there. None if there is only one worker.
+
+    From then on, the process ends when it has made no progress for `timeout` seconds. TensorFlow must not have been
+    used before. Raises UsageError for a bad TF_CONFIG, and if the workers cannot share a batch equally.
+    """
+    cluster = read_tf_config(os.environ["TF_CONFIG"])
+    if cluster is None:
+        return None
+    workers, name = cluster
+    cores.set_threads(config.network, config.batch_size // len(workers))
+    # TensorFlow's coordination service ends a run if a worker pauses for 10 s, or its network for 5 s. The health check
+    # that takes its place holds Python's lock for 10 s at a time. The watchdog does the work of both. They can only be
+    # turned off by names that are not public.
+    eager_context.context().configure_coordination_service(service_type="")
+    CollectiveAllReduceExtended._enable_check_health = False
+    watchdog = Watchdog(workers, name, timeout)
+    # Python handles no signal while TensorFlow waits, so Ctrl-C and SIGTERM end the process without Python's help.
+    with signals.handled_by(signal.SIG_DFL, signal.SIGINT, signal.SIGTERM):
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            raise UsageError(f"TF_CONFIG: TensorFlow cannot listen on {workers[name]}: {error.message}") from None
+        replicas = Replicas(strategy, config.batch_size, list(workers), name, watchdog.waiting)
+        replicas.meet()
+    report(f"{name}: all workers are there; each batch is shared among {replicas.count} replicas")
+    if replicas.is_chief and config.network == "flat":
+        report(f"{config.vae_type} trains faster on one machine than on several without GPUs: see docs/distributed.md")
+    return replicas
+
+
+def on_gpus(batch_size: int) -> "Replicas | None":
+    """The replicas of this machine's GPUs. None if it does not have several."""
+    if len(tf.config.list_physical_devices("GPU")) < 2:
+        return None
+    gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    report(f"each batch is shared among {len(gpus)} GPUs")
+    return Replicas(tf.distribute.MirroredStrategy(gpus), batch_size)
+
+
+class Watchdog:
+    """Ends this process, with exit code 1, when it has made no progress for `seconds`. It says why before that."""
+
+    def __init__(self, workers: dict[str, str], name: str, seconds: float) -> None:
+        self._others = {other: address for other, address in workers.items() if other != name}
+        self._name = name
+        self._seconds = seconds
+        self._no_traceback = open(os.devnull, "w")
+        self.reset()
+        others = ", ".join(f"{other} ({address})" for other, address in self._others.items())
+        report(f"{name} ({workers[name]}) waits for {others}; it gives up after {seconds:g} s (--worker_timeout)")
+        threading.Thread(target=self._speak, daemon=True).start()
+
+    def reset(self) -> None:
+        """Says that there was progress."""
+        self._last_progress = time.monotonic()
+        # It needs no lock of Python, so it ends the process wherever that hangs: in TensorFlow, or at a disk.
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._no_traceback)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block in which this process waits for the others. Raises ConnectionError if one of them has ended."""
+        self.reset()
+        try:
+            yield
+        except LOST_WORKER_ERRORS:
+            raise ConnectionError(f"{self._name} lost the others: {self._problems()}; {HOW_TO_CONTINUE}") from None
+        self.reset()
+
+    def _speak(self) -> None:
+        while True:
+            last_progress = self._last_progress
+            time.sleep(self._seconds / 4)
+            if self._last_progress == last_progress:
+                report(
+                    f"{self._name}: no progress for {time.monotonic() - last_progress:.0f} s: {self._problems()}; it "
+                    f"gives up after {self._seconds:g} s (--worker_timeout); {HOW_TO_CONTINUE}"
+                )
+
+    def _problems(self) -> str:
+        """Which of the other workers do not answer, and why."""
+        problems = []
+        for name, address in self._others.items():
+            host, _, port = address.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+            except (OSError, UnicodeError) as error:
+                problems.append(f"{name} ({address}) does not answer ({error})")
+        return ", ".join(problems) or "all of them answer, but one may be stopped, slow, or cut off from another"
 
 
 class Replicas:
-    """The replicas that train one model. Several workers have a `link`; the GPUs of one machine have none."""
+    """The replicas that train one model, on the workers with these names or on one machine. The first is the chief.
 
-    def __init__(self, strategy: tf.distribute.Strategy, link: Link | None = None) -> None:
+    `waiting` is the context in which this worker waits for the others. Raises UsageError if the replicas cannot share a
+    batch equally.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        batch_size: int,
+        names: Sequence[str] = ("this machine",),
+        name: str = "this machine",
+        waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.strategy = strategy
-        self.link = link
         self.count: int = strategy.num_replicas_in_sync
+        self.is_chief = name == names[0]
+        self._names = list(names)
+        self._index = self._names.index(name)
+        self._waiting = waiting
+        self._sum = self._make_sum()
+        if batch_size % self.count > 0:
+            next_multiple = batch_size + self.count - batch_size % self.count
+            raise UsageError(
+                f"argument --batch_size: takes a multiple of {self.count}, the number of replicas, got {batch_size}; "
+                f"try {next_multiple}"
+            )
 
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process is the one that reads and writes the run's folder."""
-        return self.link is None or self.link.is_chief
+    def gather(self, values: Sequence[int]) -> np.ndarray:
+        """The values of all workers, int64 [workers, k], the chief's first. Every worker must call it with k values."""
+        rows = np.zeros((len(self._names), len(values)), np.int64)
+        rows[self._index] = values
+        return self._sum(rows)
 
-    def create_state(self, build_model: Callable[[], VAE], learning_rate: float) -> tf.train.Checkpoint:
-        """Returns the same as training.create_state, with a copy of each variable on every replica."""
-        with self.strategy.scope():
-            state = training.create_state(build_model(), learning_rate)
-        # int() does not accept a variable that was created in the scope.
-        state.epoch = tf.Variable(0, dtype=tf.int64)
-        return state
+    def meet(self) -> None:
+        """Waits until all workers have called it."""
+        self.gather([0])
 
-    def broadcast(self, state: tf.train.Checkpoint) -> None:
+    def check_agreement(self, config: Config, *images: np.ndarray) -> None:
+        """Raises UsageError on all workers if one of them has other flags or other images than the chief."""
+        checksums = {f"--{key}": zlib.crc32(repr(value).encode()) for key, value in dataclasses.asdict(config).items()}
+        checksums["images"] = 0
+        for array in images:
+            checksums["images"] = zlib.crc32(np.ascontiguousarray(array).data, checksums["images"])
+        rows = self.gather(list(checksums.values()))
+        for name, row in zip(self._names, rows, strict=True):
+            different = [key for key, is_equal in zip(checksums, row == rows[0], strict=True) if not is_equal]
+            if different:
+                raise UsageError(f"{name} and {self._names[0]} must have the same {', '.join(different)}")
+
+    def broadcast(self, state: State) -> None:
         """Gives every worker the chief's state, bit for bit."""
-        variables = [*state.model.trainable_variables, *state.optimizer.variables, state.epoch]
+        variables = list(state.variables().values())
+        values = [variable.numpy() for variable in variables]
         # The sum over the workers is the chief's value, since the others add zeros. As whole numbers, the bits of
         # floating-point numbers are summed exactly.
-        bits = [np.ravel(variable.numpy()).view(np.int32) for variable in variables]
-        is_chief = int(self.is_chief)
-        total = self._sum_now(tf.constant(np.concatenate(bits) * is_chief)).numpy()
-        start = 0
-        for variable, variable_bits in zip(variables, bits, strict=True):
-            end = start + len(variable_bits)
-            dtype = variable.numpy().dtype
-            variable.assign(total[start:end].view(dtype).reshape(tuple(variable.shape)))
-            start = end
+        bits = np.concatenate([np.ravel(value).view(np.int32) for value in values])
+        bits = self._sum(bits * int(self.is_chief))
+        for variable, value in zip(variables, values, strict=True):
+            size = value.nbytes // bits.itemsize
+            variable.assign(bits[:size].view(value.dtype).reshape(value.shape))
+            bits = bits[size:]
+        state.epoch = int(self.gather([state.epoch])[0, 0])
 
-    def agreed_signal(self, number: int) -> int:
-        """Returns the number of a signal that any of the workers has received, the same on all of them, or 0.
+    def share_signal(self, received: list[int]) -> bool:
+        """Whether a worker has received a signal. If so, `received` is no longer empty on any of them.
 
-        number: that of the signal that this worker has received, or 0. Every worker must call it. A worker that has
-        received none prints which one has.
+        Every worker calls it at the end of an epoch, so that all stop after the same one.
         """
-        if self.link is None:
-            return number
-        numbers = self.link.exchange(number)
-        agreed = max(numbers)
-        if agreed and not number:
-            cluster.report(f"stopping, because {self.link.tasks[numbers.index(agreed)]} was asked to stop")
-        return agreed
+        numbers = self.gather(received[:1] or [0])[:, 0]
+        index = int(numbers.argmax())
+        if numbers[index] and not received:
+            report(f"{self._names[self._index]}: stopping, because {self._names[index]} was asked to stop")
+            received.append(int(numbers[index]))
+        return bool(numbers[index])
 
-    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a block that is completed, a save for example, before the end of another worker ends this process."""
-        if self.link is None:
-            return contextlib.nullcontext()
-        return self.link.undisturbed()
+    def compile_block(self, state: State, batch_size: int) -> Callable[[Block], np.ndarray]:
+        """A function that takes the optimizer steps of a Block. See training.compile_block.
 
-    def compile_block(self, state: tf.train.Checkpoint, batch_size: int) -> Callable[[Block], np.ndarray]:
-        """Returns a function that takes the optimizer steps of a Block. See training.compile_block.
-
-        Every worker must call it with the same blocks. batch_size is that of all replicas together.
+        Every worker must call it with the same blocks. batch_size is the number of images of all replicas together.
         """
         optimizer = state.optimizer
         variables = state.model.trainable_variables
@@ -100,8 +248,7 @@ class Replicas:
             return training.compute_contribution(state.model, x, noise, batch_size)
 
         def take_step_on_replica(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            first = replica * share
+            first = share * tf.distribute.get_replica_context().replica_id_in_sync_group
             x_share = tf.ensure_shape(x[first : first + share], (share, x.shape[-1]))
             noise_share = tf.ensure_shape(noise[first : first + share], (share, noise.shape[-1]))
             gradients, terms = compute_contribution(x_share, noise_share)
@@ -113,79 +260,39 @@ class Replicas:
             terms = self.strategy.run(take_step_on_replica, (x, noise))
             return tf.add_n(self.strategy.experimental_local_results(terms))
 
-        return training.compile_loop(take_step, batch_size, jit_compile=False, complete=self._sum_in_graph)
+        take_steps = training.compile_loop(take_step, batch_size, jit_compile=False)
+        sum_terms = self._make_sum()
 
-    def _sum_now(self, value: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of the workers' values, the same on all of them."""
-        return tf.function(self._sum_in_graph, autograph=False)(value)
+        def train_block(block: Block) -> np.ndarray:
+            with self._waiting():
+                terms = take_steps(block)
+            return sum_terms(terms)
 
-    def _sum_in_graph(self, value: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of the workers' values, inside a tf.function."""
+        return train_block
+
+    def _make_sum(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that sums the workers' arrays. Every worker must call it, with an array of the same shape."""
         num_local = len(self.strategy.extended.worker_devices)
 
-        def reduce_in_replica(value: tf.Tensor) -> tf.Tensor:
+        def sum_in_replica(values: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
-            # The replicas of one worker all have that worker's value, so that one of them is enough.
+            # The replicas of one worker all have that worker's values, so that one of them is enough.
             is_first = context.replica_id_in_sync_group % num_local == 0
-            counted = tf.where(is_first, value, tf.zeros_like(value))
+            counted = tf.where(is_first, values, tf.zeros_like(values))
             return context.all_reduce(tf.distribute.ReduceOp.SUM, counted)
 
-        results = self.strategy.run(reduce_in_replica, (value,))
-        return self.strategy.experimental_local_results(results)[0]
+        @tf.function(autograph=False)
+        def sum_in_graph(values: tf.Tensor) -> tf.Tensor:
+            sums = self.strategy.run(sum_in_replica, (values,))
+            return self.strategy.experimental_local_results(sums)[0]
+
+        def sum_of_workers(values: np.ndarray) -> np.ndarray:
+            with self._waiting():
+                return sum_in_graph(tf.constant(values)).numpy()
+
+        return sum_of_workers
 
 
-def connect(link: Link) -> Replicas:
-    """Returns the Replicas of a cluster's workers. TensorFlow must not have been used before.
-
-    Raises ClusterError if TensorFlow's server cannot be started.
-    """
-    link.release_ports()
-    # TensorFlow's coordination service waits for the other workers while it holds Python's lock. If one of them were
-    # lost then, nothing could end this process. Without the service, TensorFlow waits in an all-reduce, which releases
-    # the lock, so that a thread of the link can end this process. TensorFlow has no public function for this.
-    eager_context.context().configure_coordination_service(service_type="")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    except tf.errors.UnknownError as error:
-        raise ClusterError(f"TF_CONFIG: TensorFlow cannot listen on {link.task.address}: {error.message}") from None
-    finally:
-        # TensorFlow may have installed its own handler for SIGTERM.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return Replicas(strategy, link)
-
-
-@contextlib.contextmanager
-def lost_worker_reported(link: Link) -> Iterator[None]:
-    """Turns an error of TensorFlow's connections into a report of which worker was lost.
-
-    TensorFlow often notices a loss before the link does, but does not name the worker.
-    """
-    try:
-        yield
-    except LOST_WORKER_ERRORS as error:
-        link.wait_for_lost_worker()
-        if isinstance(error, tf.errors.InternalError):
-            # It was no lost connection after all.
-            raise
-        reason = error.message.partition("\n")[0]
-        raise ConnectionError(
-            f"TensorFlow has lost a connection, but all workers answer ({reason}); what was saved is kept; to "
-            "continue from there, start all workers again with --restore True"
-        ) from None
-
-
-def on_gpus() -> Replicas:
-    """Returns the Replicas of this machine's GPUs."""
-    gpus = tf.config.list_logical_devices("GPU")
-    return Replicas(tf.distribute.MirroredStrategy([gpu.name for gpu in gpus]))
-
-
-def digest(arrays: Sequence[np.ndarray]) -> str:
-    """Returns a sha256 of arrays and their shapes, in hexadecimal."""
-    sha256 = hashlib.sha256()
-    for array in arrays:
-        sha256.update(repr((array.shape, array.dtype.str)).encode())
-        sha256.update(np.ascontiguousarray(array).data)
-    return sha256.hexdigest()
+def report(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)

@@ -41,12 +41,12 @@ class Fit(NamedTuple):
 
 
 def count_fitted(latent_dim: int) -> int:
-    """Returns F for L = latent_dim."""
+    """F for L = latent_dim."""
     return min(latent_dim, MAX_FITTED)
 
 
 def compile_fit(model: VAE) -> Callable[..., Fit]:
-    """Returns a compiled function (image, mean, log_std) -> Fit, for an image [d] and its q(z|x), [L] each.
+    """A compiled function (image, mean, log_std) -> Fit, for an image [d] and its q(z|x), [L] each.
 
     First, the mode of p(x, z) is found. The curvature there would give Laplace's approximation, but a network of relus
     has kinks, and the mode is often at one. So the curvature is averaged: see average_over_pairs.
@@ -106,7 +106,7 @@ def average_over_pairs(
     directions: tf.Tensor,
     pair_noise: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the center, [L], and the inverse covariance, [F, F], of a Gaussian around the mode, [L], of p(x, z).
+    """The center, [L], and the inverse covariance, [F, F], of a Gaussian around the mode, [L], of p(x, z).
 
     In each round, two opposite points are drawn from the current Gaussian, with a row of pair_noise [NUM_PAIRS, F]. The
     inverse covariance becomes the mean of the curvatures at all points so far, and the center moves by ever shorter
@@ -129,13 +129,13 @@ def average_over_pairs(
 
 
 def newton_step(gradient: tf.Tensor, precision: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
-    """Returns the step in z, [L], that solves precision step = gradient in the fitted latents."""
+    """The step in z, [L], that solves precision step = gradient in the fitted latents."""
     step = tf.linalg.cholesky_solve(tf.linalg.cholesky(precision), gradient[:, None])[:, 0]
     return tf.linalg.matvec(directions, step, transpose_a=True)
 
 
 def log_joint(model: VAE, image: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
-    """Returns log p(x|z) - 1/2 |z|^2, [M] in nats, for an image [d] and points z [M, L].
+    """log p(x|z) - 1/2 |z|^2, [M] in nats, for an image [d] and points z [M, L].
 
     This is log p(x, z) without the constant L/2 log(2 pi).
     """
@@ -145,7 +145,7 @@ def log_joint(model: VAE, image: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
 
 
 def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the gradient of log p(x, z) in the fitted latents, [F], and the Gauss-Newton matrix I + J'DJ, [F, F].
+    """The gradient of log p(x, z) in the fitted latents, [F], and the Gauss-Newton matrix I + J'DJ, [F, F].
 
     Both are averaged over the points z, [M, L]. J is the decoder's Jacobian. D is diagonal: it has minus the second
     derivatives of log p(x|z) by each of the decoder's outputs alone, and 0 where that is negative. So the matrix has an
@@ -175,7 +175,7 @@ def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Ten
 
 
 def differentiate_decoder(model: VAE, z: tf.Tensor, directions: tf.Tensor) -> tf.Tensor:
-    """Returns the derivatives of the decoder's outputs, [F, M, d P], at z [M, L] in the directions [F, L]."""
+    """The derivatives of the decoder's outputs, [F, M, d P], at z [M, L] in the directions [F, L]."""
     num_points = z.shape[0]
     num_directions = directions.shape[0]
     # TensorFlow differentiates each row in one direction, so the points are repeated F times.
@@ -187,7 +187,7 @@ def differentiate_decoder(model: VAE, z: tf.Tensor, directions: tf.Tensor) -> tf
 
 
 def compute_in_chunks(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, max_rows: int) -> tf.Tensor:
-    """Returns function(rows), [n, ...], for rows [n, L]. The function gets at most max_rows of them, or 1, at once.
+    """function(rows), [n, ...], for rows [n, L]. The function gets at most max_rows of them, or 1, at once.
 
     It computes each row on its own, and its results have the type of the rows.
     """
@@ -204,14 +204,14 @@ def compute_in_chunks(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tenso
 
 
 def differentiate_pixels(likelihood: Likelihood, image: tf.Tensor, params: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the derivative of log p(x|z) by each decoder output, and minus its second derivative.
+    """The derivative of log p(x|z) by each decoder output, and minus its second derivative.
 
     image: [d]; params and both results: [M, d, P].
     """
     x = tf.broadcast_to(image, (params.shape[0], image.shape[0]))
     curvatures = []
     for parameter in range(likelihood.num_params):
-        # log p(x|z) is a sum over the pixels, so one derivative in the direction of all has that of each.
+        # log p(x|z) is a sum over the pixels, so the derivative in the direction of all of them has each pixel's own.
         direction = tf.ones_like(params) * tf.one_hot(parameter, likelihood.num_params)
         with tf.autodiff.ForwardAccumulator(params, direction) as accumulator:
             with tf.GradientTape() as tape:

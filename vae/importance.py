@@ -87,7 +87,7 @@ def draw_noise(
 
 
 def degrees_of_freedom(latent_dim: int) -> float:
-    """Returns the degrees of freedom of the t.
+    """The degrees of freedom of the t.
 
     Few of them give heavy tails. With many latents, samples with such tails scatter too widely.
     """
@@ -95,7 +95,7 @@ def degrees_of_freedom(latent_dim: int) -> float:
 
 
 def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor]:
-    """Returns a compiled function of an image [d], its mean and log_std [L], its Fit, and what draw_noise yields.
+    """A compiled function of an image [d], its mean and log_std [L], its Fit, and what draw_noise yields.
 
     It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
     float64, as p(z|x) can be very narrow.
@@ -126,7 +126,7 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
 
 
 def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, component: tf.Tensor) -> tf.Tensor:
-    """Returns the z_k, each from its row's component, [num_rows, L], in float64.
+    """The z_k, each from its row's component, [num_rows, L], in float64.
 
     q: q(z|x) of an image, [L] each, and fit: its Fit. noise, stretch and component: what draw_noise yields.
     """
@@ -143,7 +143,7 @@ def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, c
 
 
 def log_densities(q: Posterior, fit: Fit, z: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the log densities of z [num_rows, L] under the t, q(z|x) and the prior, [num_rows] each.
+    """The log densities of z [num_rows, L] under the t, q(z|x) and the prior, [num_rows] each.
 
     The factor (2 pi)^(-L/2), which p(z) has too, is left out of each.
     """
@@ -159,7 +159,7 @@ def log_densities(q: Posterior, fit: Fit, z: tf.Tensor) -> list[tf.Tensor]:
 
 
 def log_t_density(fit: Fit, z: tf.Tensor, freedom: float) -> tf.Tensor:
-    """Returns the log density of the t around the Fit in the fitted latents of z [num_rows, L], without (2 pi)^(-F/2).
+    """The log density of the t around the Fit in the fitted latents of z [num_rows, L], without (2 pi)^(-F/2).
 
     It is log constant + log |C| - (freedom + F)/2 log(1 + |C'(z - fit.mean)|^2 / freedom), [num_rows].
     """
@@ -174,12 +174,12 @@ def log_t_density(fit: Fit, z: tf.Tensor, freedom: float) -> tf.Tensor:
 
 
 def find_fitted(q: Posterior, fit: Fit) -> tf.Tensor:
-    """Returns for each latent whether it is among the fitted ones, [L]."""
+    """For each latent whether it is among the fitted ones, [L]."""
     return tf.reduce_any(tf.range(q.mean.shape[-1]) == fit.latents[:, None], axis=0)
 
 
 def importance_sampled_nll(image_log_weights: np.ndarray) -> float:
-    """Returns -log(1/K sum_k w_k) in nats for one image's log weights, [K].
+    """-log(1/K sum_k w_k) in nats for one image's log weights, [K].
 
     In expectation, it is an upper bound on the NLL (Burda et al. 2016, arXiv:1509.00519, equation 8 and theorem 1).
     """
@@ -187,7 +187,7 @@ def importance_sampled_nll(image_log_weights: np.ndarray) -> float:
 
 
 def effective_sample_size(image_log_weights: np.ndarray) -> float:
-    """Returns (sum_k w_k)^2 / sum_k w_k^2 for one image's log weights, [K] (Kong 1992).
+    """(sum_k w_k)^2 / sum_k w_k^2 for one image's log weights, [K] (Kong 1992).
 
     It lies between 1, where one sample has all the weight, and K, where all samples have the same.
     """
@@ -195,7 +195,7 @@ def effective_sample_size(image_log_weights: np.ndarray) -> float:
 
 
 def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
-    """Returns the standard error of importance_sampled_nll, in nats, to first order (the delta method).
+    """The standard error of importance_sampled_nll, in nats, to first order (the delta method).
 
     It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If these are only a few
     samples, the true error can be larger. For the mixture it is an overestimate, because the number of samples of

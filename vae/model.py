@@ -23,7 +23,7 @@ from vae.randomness import seed_sequence
 # At most this many layers can have a seed of their own.
 MAX_LAYERS = 16
 
-# How many pixels are decoded at once: those of 2500 images of the report's largest size.
+# How many pixels are decoded at once: as many as 2500 images of the report's largest size have.
 MAX_DECODED_PIXELS = 2500 * 32 * 32 * 3
 
 
@@ -34,11 +34,11 @@ class Posterior(NamedTuple):
     log_std: tf.Tensor
 
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
-        """Returns z = mean + std * noise, [batch, L], for noise ~ N(0, I) (Kingma & Welling 2014, section 2.4)."""
+        """z = mean + std * noise, [batch, L], for noise ~ N(0, I) (Kingma & Welling 2014, section 2.4)."""
         return self.mean + tf.exp(self.log_std) * noise
 
     def kl(self) -> tf.Tensor:
-        """Returns KL(q(z|x) || p(z)) = 1/2 sum(mean^2 + std^2 - 1 - 2 log std), [batch] nats (ibid., appendix B)."""
+        """KL(q(z|x) || p(z)) = 1/2 sum(mean^2 + std^2 - 1 - 2 log std), [batch] nats (ibid., appendix B)."""
         # log_std is used once here and once in `sample`, so that its gradient is a sum of two terms. TensorFlow adds
         # three or more terms in the order in which their memory becomes free, which is not the same in every run.
         log_variance = 2 * self.log_std
@@ -60,7 +60,7 @@ class Elbo(NamedTuple):
 class VAE:
     """An encoder, a decoder and a likelihood for images of `image_shape` (h, w, c).
 
-    `jit_compile` says whether XLA compiles it well. runs.restore sets `epoch` to that of the checkpoint.
+    `jit_compile` says whether XLA compiles it well. runs.restore sets `epoch` to the number of the checkpoint's epoch.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class VAE:
         return named
 
     def encode(self, x: tf.Tensor) -> Posterior:
-        """Returns q(z|x) for x, [batch, d], which the likelihood's `prepare` made.
+        """q(z|x) for x, [batch, d], which the likelihood's `prepare` made.
 
         Raises ValueError if x has another shape.
         """
@@ -118,20 +118,20 @@ class VAE:
         return Posterior(mean, log_std)
 
     def decode(self, z: tf.Tensor) -> tf.Tensor:
-        """Returns the parameters of p(x|z), [batch, d, P], for z, [batch, L]. Raises ValueError for other widths."""
+        """The parameters of p(x|z), [batch, d, P], for z, [batch, L]. Raises ValueError for other widths."""
         if z.shape[-1] != self.latent_dim:
             raise ValueError(f"z has {z.shape[-1]} latents, but the model has {self.latent_dim}")
         return tf.cast(self.decoder(z), tf.float32)
 
     def elbo(self, x: tf.Tensor, noise: tf.Tensor) -> Elbo:
-        """Returns the Elbo of x, [batch, d], with one sample of z per row, made of noise [batch, L] ~ N(0, I)."""
+        """The Elbo of x, [batch, d], with one sample of z per row, made of noise [batch, L] ~ N(0, I)."""
         x = tf.cast(x, tf.float32)
         posterior = self.encode(x)
         z = posterior.sample(noise)
         return Elbo(self.likelihood.log_prob(x, self.decode(z)), posterior.kl())
 
     def images(self, z: np.ndarray) -> np.ndarray:
-        """Returns the pictures of z, [..., L], a grid for example: float32 [..., h, w, c] in [0, 1]."""
+        """The pictures of z, [..., L], a grid for example: float32 [..., h, w, c] in [0, 1]."""
         rows = z.reshape(-1, z.shape[-1])
         chunk_size = max(1, MAX_DECODED_PIXELS // math.prod(self.image_shape))
         # Without rows there is one empty chunk, because np.concatenate needs at least one array.

@@ -22,7 +22,7 @@ CONV3_KERNELS = (3, 7, 5)
 
 
 def glorot_uniform(seeds: Iterator[int]) -> keras.initializers.Initializer:
-    """Returns the initializer of the next layer.
+    """The initializer of the next layer.
 
     Layers of the same shape need different seeds; otherwise they start with equal weights.
     """
@@ -98,7 +98,7 @@ def build_conv3_decoder(
     seeds: Iterator[int],
     sizes: list[tuple[int, ...]],
 ) -> keras.Model:
-    """Builds the decoder of build_conv3. `sizes` are those that the encoder saw: see pooled_sizes."""
+    """Builds the decoder of build_conv3. `sizes`: what the encoder saw, from pooled_sizes."""
     smallest_shape = (*sizes[-1], CONV3_FILTERS[-1])
     decoder = [
         keras.Input((latent_dim,)),
@@ -124,7 +124,7 @@ def build_conv3_decoder(
 
 
 def pooled_sizes(size: tuple[int, ...], num_pools: int) -> list[tuple[int, ...]]:
-    """Returns (h, w) before each 2x2 pooling that rounds up, and after the last one."""
+    """(h, w) before each 2x2 pooling that rounds up, and after the last one."""
     sizes = [size]
     for _ in range(num_pools):
         sizes.append(tuple(math.ceil(n / 2) for n in sizes[-1]))
@@ -132,7 +132,7 @@ def pooled_sizes(size: tuple[int, ...], num_pools: int) -> list[tuple[int, ...]]
 
 
 def transposed_padding(size: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the output padding with which a transposed convolution of stride 2 turns `size` into `target`.
+    """The output padding with which a transposed convolution of stride 2 turns `size` into `target`.
 
     Padding "same" turns n pixels into 2n - 1; the output padding adds what is missing, 0 or 1.
     """
@@ -140,7 +140,7 @@ def transposed_padding(size: tuple[int, ...], target: tuple[int, ...]) -> tuple[
 
 
 def multiply_adds(network: keras.Model) -> int:
-    """Returns the multiply-adds of one example's forward pass through a model of dense and convolution layers."""
+    """The multiply-adds of one example's forward pass through a model of dense and convolution layers."""
     total = 0
     for layer in network.layers:
         if not hasattr(layer, "kernel"):

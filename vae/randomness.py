@@ -25,10 +25,10 @@ TEST_SEED = 0
 
 
 def seed_sequence(seed: int, purpose: str, index: int = 0) -> np.random.SeedSequence:
-    """Returns the seed of one stream, for one of PURPOSES and its index."""
+    """The seed of one stream, for one of PURPOSES and its index."""
     return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), index))
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """Returns the generator of one stream, e.g. generator(seed, "noise", epoch)."""
+    """The generator of one stream, e.g. generator(seed, "noise", epoch)."""
     return np.random.default_rng(seed_sequence(seed, purpose, index))

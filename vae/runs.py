@@ -55,7 +55,8 @@ class SavedConfig:
     data_verified: whether every data file had its published sha256, in every session that trained the model. None for
     the user's own images.
     versions: of Python and the LIBRARIES, at the last save.
-    data_digest: the digest of the user's own images. None for the other data sets.
+    data_digest: identifies images that are not the published ones. None for published data.
+    data_path: where the user's own images were. None for the other data sets.
     """
 
     config: Config
@@ -63,6 +64,7 @@ class SavedConfig:
     data_verified: bool | None
     versions: dict[str, str]
     data_digest: str | None
+    data_path: str | None = None
 
 
 class Run:
@@ -119,11 +121,19 @@ class Run:
         seconds = time.monotonic() - self._last_save_time
         return seconds >= SAVE_SECONDS or epoch - self._last_save_epoch >= SAVE_EPOCHS
 
-    def save(self, state: State, config: Config, *, data_verified: bool | None, data_digest: str | None) -> None:
-        """Writes config.json, history.csv and a checkpoint of `state`.
+    def save(
+        self,
+        state: State,
+        config: Config,
+        *,
+        data_verified: bool | None,
+        data_digest: str | None,
+        data_path: str | None = None,
+    ) -> None:
+        """Writes config.json, history.csv and a checkpoint of `state`. See SavedConfig for the data's entries.
 
         Until every file is written, the previous checkpoint stays in use. A model that was ever trained on unverified
-        data stays unverified. data_digest identifies the user's own images.
+        data stays unverified.
         """
         self._data_verified = self._data_verified and data_verified
         saved = SavedConfig(
@@ -132,6 +142,7 @@ class Run:
             data_verified=self._data_verified,
             versions=library_versions(),
             data_digest=data_digest,
+            data_path=data_path,
         )
         with replacing(self.folder / "config.json") as path:
             path.write_text(json.dumps(dataclasses.asdict(saved), indent=2) + "\n", encoding="utf-8")
@@ -248,15 +259,15 @@ def restore(folder: str | os.PathLike, config: Config | None = None) -> VAE:
     Its `epoch` is the checkpoint's. Raises RunError if there is no trained model, if it cannot be read, or if `config`
     is given and the folder holds another model.
     """
-    # Imported here, because it imports TensorFlow: see the top of this file.
-    from vae import model
-
     folder = Path(folder)
     if saved_epoch(folder) == 0:
         raise RunError(f"no trained model in {folder}")
     saved = read_config(folder)
     if config is not None:
         check_config(folder, saved.config, config)
+    # Imported here, because it imports TensorFlow: see the top of this file.
+    from vae import model
+
     vae = model.create(saved.config, saved.image_shape)
     vae.epoch = fill(vae.named_weights(), folder)
     return vae

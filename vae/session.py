@@ -6,17 +6,19 @@ import contextlib
 import functools
 import math
 import os
+import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tqdm
 
 from config import Config, UsageError
-from vae import cores, evaluation, figures, files, model, runs, signals, training
+from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
+from vae.distribution import Replicas
 from vae.history import HistoryRow
 from vae.runs import Run
 
@@ -26,14 +28,26 @@ if TYPE_CHECKING:
 # The learning curves are drawn again with a save, so that a long run can be watched. Drawing takes 0.1 s, so a save
 # does not draw them if the last drawing is less than this many seconds old.
 DRAWING_SECONDS = 10
+# Without a bar, there is a line of progress at least this often.
+LINE_SECONDS = 60
+
+# With a smaller KL, in nats, no latent is in use.
+COLLAPSED_KL = 0.1
+# With fewer steps in an epoch, the user is told how to get more.
+FEW_STEPS = 10
+# Data sets that are nearly black and white, so that binarizing them loses little.
+NEARLY_BINARY = ("mnist", "digits")
 
 
-def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path) -> int:
+def train(
+    run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: Path, replicas: Replicas | None = None
+) -> int:
     """Trains a run up to config.num_epochs, and draws its learning curves into `picture`.
 
     It continues from the newest checkpoint. With `overwrite` it trains from scratch, and the earlier model is moved
     away. Ctrl-C, SIGTERM or SIGHUP stops it at the end of the epoch. Returns the signal's number if it stopped early,
-    and 0 if the run is complete. Raises UsageError if a batch would need more images than the training set has.
+    and 0 if the run is complete. Of several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
+    UsageError if a batch would need more images than the training set has.
     """
     num_images = len(data.train_images)
     image_shape = data.train_images.shape[1:]
@@ -43,52 +57,57 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
         )
     # TensorFlow creates its threads when it is used for the first time.
     cores.set_threads(config.network, config.batch_size)
-    warn_about_memory(config, image_shape)
+    replicas = replicas or distribution.on_gpus(config.batch_size)
+    is_chief = replicas is None or replicas.is_chief
+    if replicas is not None:
+        replicas.check_agreement(config, data.train_images, data.test_images)
+    check_memory(config, image_shape, config.batch_size if replicas is None else config.batch_size // replicas.count)
     warn_about_precision(config)
+    warn_about_images(config, num_images)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
-    state = training.create_state(model.create(config, image_shape))
-    if overwrite:
+    with contextlib.nullcontext() if replicas is None else replicas.strategy.scope():
+        state = training.create_state(model.create(config, image_shape))
+    if is_chief and overwrite:
         # Only now, when the data and the new model are ready.
         run.move_to_replaced()
-    else:
+    elif is_chief:
         run.restore(state, config, data.digest)
+    if replicas is not None:
+        replicas.broadcast(state)
     if state.epoch >= config.num_epochs:
         print(f"nothing to do: {run.folder} is at epoch {state.epoch}")
         print(f"to train it further, give a --num_epochs above {state.epoch}")
         return 0
     if state.epoch > 0:
-        show(print, f"continuing after epoch {state.epoch}")
+        say(f"continuing after epoch {state.epoch}")
     else:
-        show(print, f"new run: {run.folder.name}")
+        say(f"new run: {run.folder.name}")
 
     # ---- Fit: an epoch for each row
-    steps_per_epoch = num_images // config.batch_size
-    bar = tqdm.tqdm(
-        initial=state.epoch * steps_per_epoch,
-        total=config.num_epochs * steps_per_epoch,
-        unit="step",
-        disable=not sys.stderr.isatty(),
-    )
+    progress = Progress(state.epoch, config.num_epochs, num_images // config.batch_size, is_shown=is_chief)
+    compile_block = training.compile_block if replicas is None else replicas.compile_block
     rate_of_epoch = training.LEARNING_RATE_SCHEDULES[config.learning_rate_schedule]
     last_drawn = -math.inf
-    with signals.deferred() as received, bar:
+    with signals.deferred(end_at_once=replicas is not None) as received, contextlib.closing(progress):
         rows = training.fit(
             state,
             data.train_images,
-            training.compile_block(state, config.batch_size),
+            compile_block(state, config.batch_size),
             num_epochs=config.num_epochs,
             batch_size=config.batch_size,
             seed=config.seed,
             learning_rate_of=functools.partial(rate_of_epoch, config.learning_rate),
             measure_test_elbo=evaluation.make_test_elbo(state.model, data.test_images),
-            on_steps=functools.partial(show, bar.update),
-            stop=lambda: bool(received),
+            on_steps=progress.add_steps,
+            stop=lambda: bool(received) if replicas is None else replicas.share_signal(received),
         )
         with contextlib.closing(rows):
             for row in rows:
+                if not is_chief:
+                    continue
                 run.history.append(row)
-                show(show_row, bar, row, config.num_epochs)
+                progress.end_epoch(row)
 
                 # ---- Save, and draw
                 is_last = row.epoch == config.num_epochs or bool(received)
@@ -99,32 +118,92 @@ def train(run: Run, config: Config, data: Dataset, *, overwrite: bool, picture: 
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()
 
+    if replicas is not None:
+        # A worker has succeeded only if the chief has saved.
+        replicas.meet()
+    signal_number = 0 if state.epoch == config.num_epochs else received[0]
+    if not is_chief:
+        return signal_number
     last_row = run.history[-1]
     test_elbo = evaluation.format_elbo(last_row.test_elbo, state.model)
-    show(print, f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
-    show(print, picture)
-    return 0 if last_row.epoch == config.num_epochs else received[0]
+    say(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
+    say(str(picture))
+    if last_row.train_kl < COLLAPSED_KL:
+        warn(
+            f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z says nothing about x; people try "
+            "more epochs, a lower --learning_rate, another --seed, or another --vae_type"
+        )
+    return signal_number
 
 
-def show(print_progress: Callable[..., object], *args: Any, **options: Any) -> None:
-    """Calls a function that prints. Training goes on if it cannot: the terminal is closed, or the disk is full."""
-    with contextlib.suppress(OSError):
-        print_progress(*args, **options)
+class Progress:
+    """What is shown while a model trains: on a terminal a bar, elsewhere a line for each epoch with a test ELBO.
+
+    Elsewhere, there is a line for each minute as well, since an epoch of conv3 can take half an hour.
+    """
+
+    def __init__(self, epoch: int, num_epochs: int, steps_per_epoch: int, is_shown: bool) -> None:
+        self._epoch = epoch
+        self._num_epochs = num_epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._num_steps = 0
+        self._last_line = time.monotonic()
+        self._is_shown = is_shown
+        self._bar = tqdm.tqdm(
+            initial=epoch * steps_per_epoch,
+            total=num_epochs * steps_per_epoch,
+            unit="step",
+            disable=not is_shown or not sys.stderr.isatty(),
+        )
+
+    def add_steps(self, num_steps: int) -> None:
+        """Shows that so many more steps of the epoch are done."""
+        self._num_steps += num_steps
+        with printing_may_fail():
+            self._bar.update(num_steps)
+        if self._bar.disable and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._say(f"epoch {self._epoch + 1}/{self._num_epochs}: step {self._num_steps} of {self._steps_per_epoch}")
+
+    def end_epoch(self, row: HistoryRow) -> None:
+        """Shows the numbers of an epoch that is done."""
+        self._epoch = row.epoch
+        self._num_steps = 0
+        name = f"epoch {row.epoch}/{self._num_epochs}"
+        self._bar.set_description(name, refresh=False)
+        with printing_may_fail():
+            self._bar.set_postfix_str(training.describe(row))
+        if self._bar.disable and not math.isnan(row.test_elbo):
+            self._say(f"{name}: {training.describe(row)}")
+
+    def close(self) -> None:
+        with printing_may_fail():
+            self._bar.close()
+
+    def _say(self, line: str) -> None:
+        if self._is_shown:
+            say(line)
+        self._last_line = time.monotonic()
 
 
-def show_row(bar: tqdm.tqdm, row: HistoryRow, num_epochs: int) -> None:
-    """Shows an epoch's numbers in the bar; without a bar it prints a line for each epoch with a test ELBO."""
-    progress = f"epoch {row.epoch}/{num_epochs}"
-    bar.set_description(progress, refresh=False)
-    bar.set_postfix_str(training.describe(row))
-    if bar.disable and not math.isnan(row.test_elbo):
-        print(f"{progress}: {training.describe(row)}", flush=True)
+def printing_may_fail() -> contextlib.AbstractContextManager[None]:
+    """Training goes on if its progress cannot be printed: the terminal is closed, or the disk is full."""
+    return contextlib.suppress(OSError)
+
+
+def say(line: str) -> None:
+    with printing_may_fail():
+        print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    with printing_may_fail():
+        print(line, file=sys.stderr)
 
 
 def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) -> None:
     """Draws the learning curves so far.
 
-    Training goes on if they cannot be written. Raises OSError only for those of the last epoch.
+    Training goes on if they cannot be written. Only after the last epoch, that raises OSError.
     """
     figure = figures.learning_curves(
         epochs=[row.epoch for row in rows],
@@ -140,22 +219,40 @@ def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) 
         warn(f"training goes on without a picture of its learning curves: {error}")
 
 
-def warn(message: str) -> None:
-    show(print, message, file=sys.stderr)
-
-
-def warn_about_memory(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Warns the user if a training step needs more memory than the machine has."""
+def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
+    """Warns the user if a step on num_images needs more memory than there is. Raises UsageError if the model does."""
     # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
     with tf.Graph().as_default():
         shapes_only = model.create(config, image_shape)
-    step_bytes = training.step_bytes(shapes_only, config.batch_size)
-    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if step_bytes > machine_bytes:
+    state_bytes = training.state_bytes(shapes_only)
+    step_bytes = training.step_bytes(shapes_only, num_images)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        memory_bytes = min(memory_bytes, limit)
+    advice = (
+        f"GiB of memory, and there are {memory_bytes / 2**30:.0f} GiB: "
+        "try a smaller --batch_size or --hidden_size, or --image_size for your own images"
+    )
+    images = f"images of {runs.format_shape(image_shape)}"
+    if state_bytes > memory_bytes:
+        raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
+    if step_bytes > memory_bytes:
+        warn(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
+
+
+def warn_about_images(config: Config, num_images: int) -> None:
+    """Tells the user if the type does not suit pictures with grey levels, or if an epoch has few steps."""
+    if config.likelihood == "bernoulli" and config.dataset not in NEARLY_BINARY:
         warn(
-            f"a training step on {config.batch_size} images of {runs.format_shape(image_shape)} needs about "
-            f"{step_bytes / 2**30:.0f} GiB of memory, and this machine has {machine_bytes / 2**30:.0f} GiB: "
-            "try a smaller --batch_size, or --image_size for your own images"
+            f"{config.vae_type} makes each pixel black or white at random; for grey levels or colours, try --vae_type "
+            "flat_cont_normal, flat_cont_logit or conv3"
+        )
+    num_steps = num_images // config.batch_size
+    if num_steps < FEW_STEPS:
+        warn(
+            f"an epoch has {num_steps} steps of {config.batch_size} images: with a smaller --batch_size it has more, "
+            "and training needs fewer epochs"
         )
 
 

@@ -15,7 +15,7 @@ STANDARD_ERROR = 2
 
 
 @contextlib.contextmanager
-def handled_by(handle: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[None]:
+def handled_by(handle: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: int) -> Iterator[None]:
     """Handles these signals with `handle` inside the block, and restores the previous handlers afterwards."""
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
@@ -26,11 +26,12 @@ def handled_by(handle: Callable[[int, FrameType | None], None], *numbers: int) -
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[list[int]]:
+def deferred(end_at_once: bool = False) -> Iterator[list[int]]:
     """Yields a list that receives the number of the first SIGINT, SIGTERM or SIGHUP (a terminal that closes).
 
     The list lets the training loop finish its epoch and save. After the first signal, SIGINT raises KeyboardInterrupt.
-    The others do not, because they may be the same request twice: from the sender, and passed on by reproduce.py.
+    The others do not, because they may be the same request twice: from the sender, and passed on by reproduce.py. With
+    `end_at_once`, the second SIGINT ends the process instead: a step that waits for a lost worker cannot be left.
     """
     received: list[int] = []
 
@@ -38,6 +39,9 @@ def deferred() -> Iterator[list[int]]:
         if not received:
             received.append(number)
             tell("stopping at the end of this epoch; a second Ctrl-C stops without finishing it or saving")
+        elif number == signal.SIGINT and end_at_once:
+            tell("stopped")
+            os._exit(128 + number)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt(number)
 

@@ -192,7 +192,7 @@ def check_finite(epoch: int, *values: float | tf.Variable) -> None:
 
 
 def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
-    """Returns the number of steps in a block: an epoch is cut into as few equal blocks as the limits allow.
+    """The number of steps in a block: an epoch is cut into as few equal blocks as the limits allow.
 
     It depends on shapes alone, since the random draws are made block by block.
     """
@@ -206,7 +206,7 @@ def block_steps(model: VAE, steps_per_epoch: int, batch_size: int) -> int:
 
 
 def part_sizes(model: VAE, num_images: int) -> list[int]:
-    """Returns the numbers of images in the parts in which a step on num_images is computed."""
+    """The numbers of images in the parts in which a step on num_images is computed."""
     if not model.jit_compile:
         return cores.sizes_per_core(num_images)
     has_two_parts = num_images >= MIN_BATCH_OF_TWO_PARTS and count_weights(model) <= MAX_WEIGHTS_OF_TWO_PARTS
@@ -214,7 +214,7 @@ def part_sizes(model: VAE, num_images: int) -> list[int]:
 
 
 def count_weights(model: VAE) -> int:
-    """Returns the number of the model's weights and biases."""
+    """The number of the model's weights and biases."""
     return model.encoder.count_params() + model.decoder.count_params()
 
 
@@ -230,7 +230,7 @@ class Contribution(NamedTuple):
 
 
 def compute_contribution(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """Returns what rows of a batch contribute: all of them, or a replica's share.
+    """What rows of a batch contribute: all of them, or a replica's share.
 
     x is [rows, d] and noise [rows, L]. The number of rows must be static. The contribution is computed in parts,
     because operations that do not need each other's results run side by side, on several cores.
@@ -248,7 +248,7 @@ def compute_contribution(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size:
 
 
 def compute_contribution_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """Returns what one part of a step contributes to its batch."""
+    """What one part of a step contributes to its batch."""
     with tf.GradientTape() as tape:
         elbo = model.elbo(x, noise)
         log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
@@ -261,23 +261,27 @@ def compute_contribution_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, bat
 
 
 def add_parts(values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the sum of the parts' values, which have one shape. It has the same bits in every run."""
+    """The sum of the parts' values, which have one shape. It has the same bits in every run."""
     if len(values) <= 2:
         return tf.add_n(values)
     # add_n adds three or more in the order in which their memory becomes free, which is not the same in every run.
     return tf.reduce_sum(tf.stack(values), axis=0)
 
 
-def step_bytes(model: VAE, batch_size: int) -> int:
-    """Returns about how many bytes of memory a training step needs. Only the shapes of the model are read.
+def state_bytes(model: VAE) -> int:
+    """How many bytes of memory the weights take, with a gradient and Adam's two moments of each."""
+    return 4 * 4 * count_weights(model)
 
-    Each weight is kept with its gradient and Adam's two moments. The outputs of each layer are kept for the backward
-    pass, which has a gradient for each of them. The gradients of a step's parts are not counted. They matter only for
-    large images with many latents.
+
+def step_bytes(model: VAE, batch_size: int) -> int:
+    """About how many bytes of memory a training step needs. Only the shapes of the model are read.
+
+    The outputs of each layer are kept for the backward pass, which has a gradient for each of them. The gradients of a
+    step's parts are not counted. They matter only for large images with many latents.
     """
     layers = [*model.encoder.layers, *model.decoder.layers]
     num_outputs = sum(math.prod(layer.output.shape[1:]) for layer in layers)
-    return 4 * (4 * count_weights(model) + 2 * batch_size * num_outputs)
+    return state_bytes(model) + 4 * 2 * batch_size * num_outputs
 
 
 def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, seed: int) -> Iterator[Block]:
@@ -299,7 +303,7 @@ def make_blocks(model: VAE, images: np.ndarray, epochs: range, batch_size: int, 
 
 
 def fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns the array [n, m] with rows of zeros added, up to num_rows."""
+    """The array [n, m] with rows of zeros added, up to num_rows."""
     missing = num_rows - len(array)
     if missing == 0:
         return array
@@ -307,7 +311,7 @@ def fill_up(array: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def compile_block(state: State, batch_size: int) -> Callable[[Block], np.ndarray]:
-    """Returns a function that takes the optimizer steps of a Block, compiled once for all blocks of a run.
+    """A function that takes the optimizer steps of a Block, compiled once for all blocks of a run.
 
     It returns each step's mean log-likelihood and mean KL in nats, float32 [num_steps, 2].
     """
@@ -324,15 +328,11 @@ def compile_block(state: State, batch_size: int) -> Callable[[Block], np.ndarray
 
 
 def compile_loop(
-    take_step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    batch_size: int,
-    jit_compile: bool,
-    complete: Callable[[tf.Tensor], tf.Tensor] = lambda terms: terms,
+    take_step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], batch_size: int, jit_compile: bool
 ) -> Callable[[Block], np.ndarray]:
-    """Returns a compiled function that calls take_step(x, noise) for each batch of a Block.
+    """A compiled function that calls take_step(x, noise) for each batch of a Block.
 
-    take_step returns the terms of a step, float32 [2], and the compiled function those of all steps, as `complete`
-    returns them at the end: float32 [num_steps, 2].
+    take_step returns the terms of a step, float32 [2]. The compiled function returns all of them, [num_steps, 2].
     """
 
     # Nothing runs in Python between the steps: the loop over them is part of the compiled function.
@@ -346,7 +346,7 @@ def compile_loop(
 
         terms = tf.TensorArray(tf.float32, batches.shape[0], element_shape=(2,))
         _, terms = tf.while_loop(lambda step, _: step < num_steps, body, (0, terms))
-        return complete(terms.stack())
+        return terms.stack()
 
     def train_block(block: Block) -> np.ndarray:
         # num_steps goes in as a tensor: a Python number would be compiled into the function.

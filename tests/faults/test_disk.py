@@ -9,20 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import saved
+from conftest import ROOT, saved
 from injection import DIGITS, folders_below, in_child, limit_files, only_run, run_script, saved_up_to_checkpoint
 
-import config
 import datasets
 import evaluate
 import make_pictures
 import train
 from vae import runs
 
-ROOT = Path(config.__file__).parent
 # Files of this size hold everything.
 ENOUGH = 100_000
 # The limits of size, and what does not fit.
@@ -70,7 +67,7 @@ def test_training_on_a_full_disk_keeps_the_last_good_model(size, option, trained
     argv = [*DIGITS, option, "--num_epochs", "2"]
     exit_code, stderr = run_on_full_disk(size, run_script, train.main, trained, *argv)
     if size == ENOUGH:
-        assert (exit_code, stderr) == (0, "")
+        assert exit_code == 0, stderr
     else:
         assert exit_code == 1, stderr
         assert stderr.count("error: could not write ") == 1, stderr
@@ -154,8 +151,8 @@ def test_training_on_a_full_file_system_keeps_the_last_good_model(small_disk):
 
     failed = run_train("--num_epochs", "30", "--restore")
     assert failed.returncode == 1
-    assert failed.stderr.startswith("train.py: error: "), failed.stderr
-    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert failed.stderr.count("error: ") == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
     assert saved_up_to_checkpoint(run) == before
     assert temporary_files(run) == []
 

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import itertools
-import json
 import shutil
 import signal
 import threading
@@ -32,6 +31,7 @@ import plot_singular_values
 import train
 from datasets import base
 from vae import runs
+from vae.evaluation import Metrics
 from vae.history import HistoryRow
 
 
@@ -143,14 +143,14 @@ def test_overwriting_killed_at_every_change_never_loses_the_earlier_model(tmp_pa
 
 def test_an_evaluation_killed_at_every_change_leaves_whole_metrics_or_none(tmp_path):
     assert in_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
-    metrics = only_run(tmp_path) / "metrics.json"
+    run = only_run(tmp_path)
     found = []
     exit_code = -signal.SIGKILL
     while exit_code != 0:
         # Each evaluation has its own number of samples, which shows which evaluation a file is from.
         argv = [*DIGITS, "--num_samples", str(len(found) + 2)]
         exit_code = run_until_change(tmp_path, len(found), run_script, evaluate.main, tmp_path, *argv)
-        found.append(json.loads(metrics.read_text())["num_samples"] if metrics.exists() else None)
+        found.append(Metrics.read(run).num_samples if (run / "metrics.json").exists() else None)
     assert found == [None, None, 4]
 
 

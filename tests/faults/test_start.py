@@ -4,13 +4,9 @@ import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-import config
-
-ROOT = Path(config.__file__).parent
+from conftest import ROOT
 
 # Sends Ctrl-C when a module is imported, and then runs a script as a program.
 INTERRUPTED = """\
