@@ -1,6 +1,7 @@
 """What the tests of faults share: scripts that run in a child process, which can be killed at any change of a file."""
 
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import saved
 
-from vae import runs
+# Imported here, so that no child process waits for the import of TensorFlow.
+from vae import runs, session  # noqa: F401
 
 if sys.platform != "linux":
     pytest.skip(
@@ -18,7 +20,7 @@ if sys.platform != "linux":
     )
 
 DIGITS = ["--dataset", "digits", "--latent_dim", "2", "--hidden_size", "8"]
-CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.truncate", "os.chmod"}
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -26,10 +28,10 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def start_child(function, *args):
-    """Starts function(*args) in a fork of this process, and returns the fork's process id.
+    """Starts function(*args), which returns an exit code, in a fork of this process. Returns the fork's process id.
 
-    The function returns the exit code. This process may import TensorFlow, but must not use it: a fork does not have
-    the threads of its parent, and would wait for them.
+    This process may import TensorFlow, but must not use it: a fork does not have the threads of its parent, and would
+    wait for them.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -60,15 +62,19 @@ def in_child(function, *args):
     return wait_for(start_child(function, *args))
 
 
+def folders_below(folder):
+    """The flags that put all that a script writes below `folder`."""
+    paths = {"checkpoints_dir": "checkpoints", "pictures_dir": "pictures", "data_dir": "data"}
+    return [f"--{flag}={folder / name}" for flag, name in paths.items()]
+
+
 def run_script(main, folder, *argv):
-    """Runs a script with all its paths below `folder`, where it saves after every epoch. Returns the exit code."""
+    """Runs a script with all its folders below `folder`, where it saves after every epoch. Returns the exit code."""
     runs.SAVE_EPOCHS = 1
-    paths = ["--checkpoints_dir", folder / "checkpoints", "--pictures_dir", folder / "pictures"]
-    paths += ["--data_dir", folder / "data"]
-    return main([*argv, *map(str, paths)])
+    return main([*argv, *folders_below(folder)])
 
 
-# ---- Kills ---------------------------------------------------------------------------------------------------------
+# ---- Faults --------------------------------------------------------------------------------------------------------
 
 
 def run_until_change(folder, number, function, *args):
@@ -94,7 +100,7 @@ def run_until_change(folder, number, function, *args):
 
 
 def is_change_below(folder, event, arguments):
-    """Returns whether an audit event of Python is a change below `folder`.
+    """Whether an audit event of Python is a change below `folder`.
 
     Changes are: a file opened for writing, renamed, removed, linked or truncated, and a folder made or removed.
     """
@@ -109,22 +115,36 @@ def is_change_below(folder, event, arguments):
         # shutil.rmtree gives a name and the descriptor of its folder.
         parent = os.readlink(f"/proc/self/fd/{arguments[1]}")
         names = [os.path.join(parent, names[0])]
+    if event == "os.remove" and not os.path.lexists(names[0]):
+        return False
     return any(Path(name).is_relative_to(folder) for name in names)
+
+
+def limit_files(size, effect=signal.SIG_IGN):
+    """Limits this process's files to `size` bytes. A write beyond them fails; with SIG_DFL it kills the process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXFSZ, effect)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
 
 
 def only_run(folder):
-    """Returns the one trained run below a folder that was given to run_script."""
+    """The one trained run below a folder that was given to run_script."""
     (run,) = runs.trained(folder / "checkpoints")
     return run
 
 
+def saved_epoch_below(folder):
+    """The epoch of the one run below a folder, or 0 if nothing is saved yet."""
+    return max(map(runs.saved_epoch, runs.trained(folder / "checkpoints")), default=0)
+
+
 def saved_up_to_checkpoint(run):
-    """Returns what `saved` does, but with the history up to the newest checkpoint.
+    """What `saved` returns, but with the history up to the newest checkpoint.
 
     history.csv is written before the checkpoint, so that a kill or a full disk can leave it ahead.
     """
-    tensors, history = saved(run)
-    return tensors, history[: runs.saved_epoch(run)]
+    arrays, rows = saved(run)
+    return arrays, rows[: runs.saved_epoch(run)]

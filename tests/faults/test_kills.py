@@ -7,53 +7,38 @@ import time
 
 import pytest
 from conftest import saved
-from injection import in_child, start_child, wait_for
+from injection import DIGITS, in_child, only_run, run_script, saved_epoch_below, start_child, wait_for
 
 import config
 import train
-from vae import runs
 
 NUM_KILLS = 13  # of each of the four types: 52 in all
-
-
-def train_up_to(num_epochs, folder, vae_type):
-    """Trains a run below `folder`, or continues it, saving after every second epoch. Returns the exit code."""
-    runs.SAVE_EPOCHS = 2
-    argv = ["--dataset", "digits", "--vae_type", vae_type, "--latent_dim", "3", "--hidden_size", "16"]
-    argv += ["--checkpoints_dir", str(folder / "checkpoints"), "--pictures_dir", str(folder / "pictures")]
-    return train.main([*argv, "--num_epochs", str(num_epochs), "--restore", "True"])
-
-
-def saved_epoch_below(folder):
-    """Returns the epoch of the run below `folder`, or 0 if nothing is saved yet."""
-    return max(map(runs.saved_epoch, runs.trained(folder / "checkpoints")), default=0)
 
 
 @pytest.mark.parametrize("vae_type", config.VAE_TYPES)
 def test_a_run_killed_at_random_moments_ends_as_if_undisturbed(vae_type, tmp_path):
     """A third of the kills come at any moment after the start of the process, the others soon after a save."""
+    argv = [*DIGITS, "--vae_type", vae_type, "--restore", "--num_epochs"]
     moments = random.Random(vae_type)
+    killed = tmp_path / "killed"
     epochs = [0]
     for kill in range(NUM_KILLS):
-        child = start_child(train_up_to, 10**6, tmp_path / "killed", vae_type)
+        child = start_child(run_script, train.main, killed, *argv, "1000000")
         if kill % 3 == 0:
             time.sleep(moments.uniform(0, 4))
         else:
-            while saved_epoch_below(tmp_path / "killed") == epochs[-1]:
+            while saved_epoch_below(killed) == epochs[-1]:
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 0.3))
         os.kill(child, signal.SIGKILL)
         assert wait_for(child) == -signal.SIGKILL
-        epochs.append(saved_epoch_below(tmp_path / "killed"))
+        epochs.append(saved_epoch_below(killed))
     assert epochs == sorted(epochs)
     assert len(set(epochs)) > NUM_KILLS / 2
 
     num_epochs = epochs[-1] + 3
-    results = []
-    for name in ("killed", "undisturbed"):
-        assert in_child(train_up_to, num_epochs, tmp_path / name, vae_type) == 0
-        (run,) = runs.trained(tmp_path / name / "checkpoints")
-        results.append(saved(run))
-    assert results[0] == results[1]
-    _, history = results[1]
-    assert len(history) == num_epochs
+    for folder in (killed, tmp_path / "undisturbed"):
+        assert in_child(run_script, train.main, folder, *argv, str(num_epochs)) == 0
+    arrays, rows = saved(only_run(killed))
+    assert (arrays, rows) == saved(only_run(tmp_path / "undisturbed"))
+    assert len(rows) == num_epochs

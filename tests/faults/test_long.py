@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from injection import in_child
+from injection import folders_below, in_child, only_run
 
 import train
-from vae import runs
+from vae import history, runs
 
 NUM_EPOCHS = 1000
 SAVE_EPOCHS = 20
@@ -28,14 +28,13 @@ def train_and_measure(folder, record):
         num_pages = int(Path("/proc/self/statm").read_text().split()[1])
         num_handles = len(os.listdir("/proc/self/fd"))
         with record.open("a") as file:
-            file.write(f"{int(state.epoch)} {num_pages * os.sysconf('SC_PAGE_SIZE')} {num_handles}\n")
+            file.write(f"{state.epoch} {num_pages * os.sysconf('SC_PAGE_SIZE')} {num_handles}\n")
 
     # This process is a child: nothing else sees these changes.
     runs.Run.save = save_and_measure
     runs.SAVE_EPOCHS = SAVE_EPOCHS
     argv = ["--dataset", "digits", "--num_epochs", str(NUM_EPOCHS), "--hidden_size", "32"]
-    argv += ["--checkpoints_dir", str(folder / "checkpoints"), "--pictures_dir", str(folder / "pictures")]
-    return train.main(argv)
+    return train.main([*argv, *folders_below(folder)])
 
 
 def test_memory_and_file_handles_do_not_grow(tmp_path):
@@ -48,5 +47,4 @@ def test_memory_and_file_handles_do_not_grow(tmp_path):
     slope = np.polyfit(epochs[is_steady], memory[is_steady], 1)[0]
     assert slope < 5000, f"{slope:.0f} bytes per epoch"
     assert np.ptp(handles[is_steady]) <= 1
-    (run,) = runs.trained(tmp_path / "checkpoints")
-    assert [row.epoch for row in runs.read_history(run)] == list(range(1, NUM_EPOCHS + 1))
+    assert [row.epoch for row in history.read(only_run(tmp_path))] == list(range(1, NUM_EPOCHS + 1))

@@ -1,76 +1,60 @@
 """Two processes on one run: a second trainer is refused, and readers always see a whole checkpoint."""
 
+import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
+from injection import DIGITS, in_child, only_run, run_script, saved_epoch_below, start_child, wait_for
 
-import config
-from vae import runs
-
-ROOT = Path(config.__file__).parent
+import make_pictures
+import train
+from vae import checkpoints, history, runs
 
 
 @pytest.fixture
-def start(tmp_path):
-    """A function that starts a script on a run below tmp_path. Processes that still run at the end are killed."""
-    processes = []
-
-    def start_script(name, *argv):
-        command = [sys.executable, str(ROOT / f"{name}.py"), "--dataset", "digits", "--hidden_size", "16", *argv]
-        command += ["--checkpoints_dir", str(tmp_path / "checkpoints"), "--pictures_dir", str(tmp_path / "pictures")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield start_script
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_for_checkpoint(checkpoints_dir):
-    """Waits until the one run in checkpoints_dir has a checkpoint, and returns the run's folder."""
-    while not runs.trained(checkpoints_dir):
+def trainer(tmp_path):
+    """The process id of a trainer that has saved an epoch, and saves each further one. The test must end it."""
+    child = start_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1000000")
+    while saved_epoch_below(tmp_path) == 0:
         time.sleep(0.1)
-    (run,) = runs.trained(checkpoints_dir)
-    return run
+    return child
 
 
-@pytest.mark.parametrize(("option", "num_replaced"), [("--restore", 0), ("--overwrite", 1)])
-def test_a_second_trainer_is_refused_at_once_and_a_killed_one_leaves_no_lock(option, num_replaced, start, tmp_path):
-    first = start("train", "--num_epochs", "1000000")
-    run = wait_for_checkpoint(tmp_path / "checkpoints")
-    second = start("train", "--num_epochs", "1000000", option)
-    _, stderr = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert "another process is training in" in stderr
-    assert stderr.count("\n") == 1
-    assert runs.trained(tmp_path / "checkpoints" / "replaced") == []
-
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    epoch = runs.saved_epoch(run)
-    third = start("train", "--num_epochs", str(epoch + 1), option)
-    _, stderr = third.communicate(timeout=120)
-    assert third.returncode == 0, stderr
-    assert runs.saved_epoch(run) == epoch + 1
-    replaced = runs.trained(tmp_path / "checkpoints" / "replaced")
-    assert [runs.saved_epoch(folder) for folder in replaced] == [epoch] * num_replaced
+def kill(child):
+    os.kill(child, signal.SIGKILL)
+    assert wait_for(child) == -signal.SIGKILL
 
 
-def test_readers_see_whole_checkpoints_while_a_model_trains(start, tmp_path):
-    """The trainer saves several times a second, so that it removes checkpoints while they are being read."""
-    trainer = start("train", "--num_epochs", "1000000")
-    run = wait_for_checkpoint(tmp_path / "checkpoints")
-    first_epoch = runs.saved_epoch(run)
-    for _ in range(6):
-        readers = [start(name) for name in ("make_pictures", "plot_singular_values")]
-        for reader in readers:
-            _, stderr = reader.communicate(timeout=120)
-            assert reader.returncode == 0, stderr
-    assert trainer.poll() is None
-    assert runs.saved_epoch(run) > first_epoch + 10 * 3
+def test_a_second_trainer_is_refused_at_once_and_a_killed_one_leaves_no_lock(trainer, tmp_path, capfd):
+    for option in ("--restore", "--overwrite"):
+        capfd.readouterr()
+        assert in_child(run_script, train.main, tmp_path, *DIGITS, option) == 1
+        stderr = capfd.readouterr().err
+        assert "another process is training in" in stderr
+        assert stderr.count("\n") == 1
+    kill(trainer)
+    epoch = saved_epoch_below(tmp_path)
+    assert in_child(run_script, train.main, tmp_path, *DIGITS, "--restore", "--num_epochs", str(epoch + 1)) == 0
+    assert saved_epoch_below(tmp_path) == epoch + 1
+
+
+def test_readers_see_whole_checkpoints_while_a_model_trains(trainer, tmp_path, capfd):
+    """The trainer saves each epoch, so that it removes checkpoints while they are being read."""
+    run = only_run(tmp_path)
+    with np.load(checkpoints.path_of(run, runs.saved_epoch(run))) as content:
+        shapes = {name: array.shape for name, array in content.items()}
+    capfd.readouterr()
+    epochs = []
+    while len(epochs) < 300 or len(set(epochs)) < 30:
+        epoch, arrays = checkpoints.read(run, shapes)
+        assert arrays["epoch"] == epoch
+        assert len(history.read(run)) >= epoch
+        assert runs.read_config(run).config.dataset == "digits"
+        epochs.append(epoch)
+    assert epochs == sorted(epochs)
+    assert in_child(run_script, make_pictures.main, tmp_path, *DIGITS) == 0
+    output, errors = capfd.readouterr()
+    assert "cannot be read" not in output + errors
+    kill(trainer)
