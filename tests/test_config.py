@@ -117,10 +117,6 @@ def test_a_run_and_its_data_set_are_named_alike(path, tmp_path, monkeypatch):
     assert config.dataset_name(path) == own._name_of(Path(path))
 
 
-def test_the_smallest_image_is_the_same_for_the_flag_and_for_the_data():
-    assert config.MIN_IMAGE_SIZE == own.MIN_SIDE
-
-
 @pytest.mark.parametrize(
     "path", ["a/b c", "a/.b", "a/b:c", "a/b\n", "a/é", "/", ".npz", "a/b$", "a/digits", "mnist.npz"]
 )

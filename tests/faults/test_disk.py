@@ -164,9 +164,7 @@ def test_without_room_for_a_cache_the_data_is_still_loaded(tmp_path):
 
     def load():
         path = tmp_path / "x.npz"
-        loaded = base.cached(
-            "x", path, lambda: (dataset, []), False, image_shape=(8, 8, 1), is_published=lambda dataset: True
-        )
+        loaded = base.cached(path, lambda: (dataset, []), allow_unverified=False)
         assert np.array_equal(loaded.train_images, train_images)
 
     exit_code, stderr = run_on_full_disk(1000, load)

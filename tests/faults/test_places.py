@@ -178,9 +178,7 @@ def test_a_cache_killed_at_every_change_is_whole_or_written_again(tmp_path):
     dataset = base.Dataset("x", train_images, test_images)
 
     def load():
-        cached = base.cached(
-            "x", path, lambda: (dataset, []), False, image_shape=(4, 4, 1), is_published=lambda dataset: True
-        )
+        cached = base.cached(path, lambda: (dataset, []), allow_unverified=False)
         assert np.array_equal(cached.train_images, train_images)
         assert np.array_equal(cached.test_images, test_images)
 
