@@ -1,19 +1,10 @@
 """Draws generated images, reconstructions and interpolations of a trained model (the report's section 4.4)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cli
 from config import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from vae.model import VAE
 
 # Figure 1a: rows and columns of generated images
 NUM_GENERATED = (10, 10)
@@ -40,23 +31,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_draw_seed(parser, "decides which test images are drawn, and which z")
     args = cli.parse_args(parser, argv)
     trained = cli.open_trained_run(args)
-    num_images = len(trained.data.test_images)
-    if num_images < NUM_TEST_IMAGES:
+    model = trained.model
+    test_images = trained.data.test_images
+    folder = trained.pictures_folder
+    if len(test_images) < NUM_TEST_IMAGES:
         raise UsageError(
-            f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {num_images}; "
+            f"these pictures need {NUM_TEST_IMAGES} test images, and {trained.data.name} has {len(test_images)}; "
             f"put at least {NUM_TEST_IMAGES} images into the test set; if there is no test set, a tenth of the images "
             f"becomes one, so give at least {10 * NUM_TEST_IMAGES}"
         )
-    draw(trained.model, trained.data.test_images, draw_seed=args.draw_seed, folder=trained.pictures_folder)
 
-
-def draw(model: VAE, test_images: np.ndarray, draw_seed: int, folder: Path) -> None:
-    """Draws the four pictures of a model; draw_seed decides which test images and which z are in them."""
     import numpy as np
 
     from vae import evaluation, figures, latent, randomness
 
-    rng = randomness.generator(draw_seed, "draw")
+    # The draw seed decides which test images and which z are in the pictures.
+    rng = randomness.generator(args.draw_seed, "draw")
     noise = rng.standard_normal((*NUM_GENERATED, model.latent_dim), dtype=np.float32)
     chosen = rng.permutation(len(test_images))[:NUM_TEST_IMAGES]
     # An image is encoded as it was prepared with the rest of the test set, so that evaluation and pictures agree.

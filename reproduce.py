@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cli
 from config import Config, UsageError
-from report import experiments
+from report.experiments import EXPERIMENTS, Experiment
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.py")
 
@@ -27,8 +27,8 @@ class ScriptFailed(Exception):
 
 @cli.script
 def main(argv: Sequence[str] | None = None) -> int:
-    names = " ".join(experiment.name for experiment in experiments.EXPERIMENTS)
-    parser = cli.make_parser(f"{__doc__} The experiments: {names}")
+    names = [experiment.name for experiment in EXPERIMENTS]
+    parser = cli.make_parser(f"{__doc__} The experiments: {' '.join(names)}")
     parser.add_argument(
         "--epochs_scale",
         type=cli.real_number,
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not 0 <= args.epochs_scale <= 1:
         parser.error(f"argument --epochs_scale: takes a number from 0 to 1, got {args.epochs_scale}")
-    chosen = choose_experiments(args.only)
+    wanted = names if args.only is None else args.only
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise UsageError(f"argument --only: takes names out of {' '.join(names)}, got {' '.join(unknown)}")
     # The report is trained on one machine. train.py would look for the other workers.
     os.environ.pop("TF_CONFIG", None)
     # This process and train.py share a GPU. Without this variable, the first one would take all of its memory.
@@ -50,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     failed = []
     published = []
-    for experiment in chosen:
+    for experiment in EXPERIMENTS:
+        if experiment.name not in wanted:
+            continue
         print(f"\n{experiment.name} ({experiment.shows})", flush=True)
         try:
             is_published = reproduce(experiment, args)
@@ -78,66 +83,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def choose_experiments(names: Sequence[str] | None) -> list[experiments.Experiment]:
-    """Returns the experiments with these names, in the order of the table; all of them if names is None."""
-    known_names = [experiment.name for experiment in experiments.EXPERIMENTS]
-    if names is None:
-        names = known_names
-    unknown_names = sorted(set(names) - set(known_names))
-    if unknown_names:
-        raise UsageError(f"argument --only: takes names out of {' '.join(known_names)}, got {' '.join(unknown_names)}")
-    return [experiment for experiment in experiments.EXPERIMENTS if experiment.name in names]
-
-
-def reproduce(experiment: experiments.Experiment, args: argparse.Namespace) -> bool:
+def reproduce(experiment: Experiment, args: argparse.Namespace) -> bool:
     """Trains, evaluates, draws and publishes an experiment's model. Finished training and evaluation are not repeated.
 
     Returns whether the results were published; better ones that are there already are kept. Raises ScriptFailed at the
     first script that fails, and OSError if the run's files cannot be read or copied.
     """
+    import datasets
     from report import results
+    from vae import evaluation, signals
 
-    run_folder = args.checkpoints_dir / experiment.config.run_name
+    config = experiment.config
+    run_folder = args.checkpoints_dir / config.run_name
+
+    # train.py carries the model on to the last epoch. It runs as a child process, because it chooses TensorFlow's
+    # threads for the model, and TensorFlow creates its threads only once in a process.
     num_samples = experiment.num_samples
     if args.epochs_scale > 0:
-        num_samples = math.ceil(experiment.num_samples * args.epochs_scale)
-        num_epochs = math.ceil(experiment.config.num_epochs * args.epochs_scale)
-        train(experiment, args, num_epochs)
-    if not results.is_evaluated(run_folder, num_samples):
+        num_samples = math.ceil(num_samples * args.epochs_scale)
+        num_epochs = math.ceil(config.num_epochs * args.epochs_scale)
+        flags = dataclasses.replace(config, num_epochs=num_epochs).arguments()
+        exit_code = signals.run_child(
+            [sys.executable, str(TRAIN_SCRIPT), *flags, "--restore", "True", *cli.folder_arguments(args)]
+        )
+        if exit_code < 0:
+            print(f"train.py was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})")
+            if -exit_code == signal.SIGKILL:
+                print("if you did not kill it, the machine may have run out of memory")
+            raise ScriptFailed(1)
+        if exit_code > 0:
+            raise ScriptFailed(exit_code)
+
+    test_images = datasets.load(config.dataset, args.data_dir, args.allow_unverified).test_images
+    num_images = len(test_images[: evaluation.DEFAULT_EFFORT[config.network].num_images])
+    if not results.is_evaluated(run_folder, num_images, num_samples):
         run_script("evaluate", experiment, args, "--num_samples", str(num_samples))
     for script_name in experiment.scripts:
         run_script(script_name, experiment, args)
     has_page = "explore" in experiment.scripts
-    return results.publish(run_folder, args.pictures_dir / run_folder.name, has_page=has_page)
+    return results.publish(run_folder, args.pictures_dir / config.run_name, has_page=has_page)
 
 
-def train(experiment: experiments.Experiment, args: argparse.Namespace, num_epochs: int) -> None:
-    """Trains an experiment's model up to num_epochs, or carries it on. Raises ScriptFailed if the exit code is not 0.
-
-    train.py runs as a child process, because it chooses TensorFlow's threads for the model, and TensorFlow creates its
-    threads only once in a process.
-    """
-    from vae import signals
-
-    config = dataclasses.replace(experiment.config, num_epochs=num_epochs)
-    arguments = [*config.arguments(), "--restore", "True", *cli.folder_arguments(args)]
-    exit_code = signals.run_child([sys.executable, str(TRAIN_SCRIPT), *arguments])
-    if exit_code < 0:
-        print(describe_kill(-exit_code))
-        raise ScriptFailed(1)
-    if exit_code > 0:
-        raise ScriptFailed(exit_code)
-
-
-def describe_kill(number: int) -> str:
-    """Returns a line that says which signal killed train.py."""
-    text = f"train.py was killed by signal {number} ({signal.strsignal(number)})"
-    if number == signal.SIGKILL:
-        return f"{text}; if you did not kill it, the machine may have run out of memory"
-    return text
-
-
-def run_script(name: str, experiment: experiments.Experiment, args: argparse.Namespace, *more_arguments: str) -> None:
+def run_script(name: str, experiment: Experiment, args: argparse.Namespace, *more_arguments: str) -> None:
     """Runs a script for an experiment's model. Raises ScriptFailed if its exit code is not 0.
 
     No --num_epochs is given: a trained model is evaluated and drawn at the epoch it is at.

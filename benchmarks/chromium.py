@@ -27,17 +27,14 @@ HOW_TO_INSTALL = "the page is tested in Chromium; install it, on Debian with: ap
 
 
 def find() -> str | None:
-    """Returns the path of an installed browser, or None if there is none."""
-    for name in BROWSERS:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    return None
+    """The path of an installed browser, or None."""
+    paths = filter(None, map(shutil.which, BROWSERS))
+    return next(paths, None)
 
 
 @contextlib.contextmanager
 def launch(path: str) -> Iterator[Any]:
-    """Yields a running browser, a playwright.sync_api.Browser. It starts with an empty profile of its own."""
+    """A running browser, a playwright.sync_api.Browser. It starts with an empty profile of its own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -49,7 +46,7 @@ def launch(path: str) -> Iterator[Any]:
 
 
 def open_page(context: Any, path: Path, fragment: str = "") -> Any:
-    """Opens an explorer page from a file in a browser's context. Returns the playwright.sync_api.Page."""
+    """Opens an explorer page from a file in a browser's context: a playwright.sync_api.Page."""
     page = context.new_page()
     page.goto(path.resolve().as_uri() + fragment)
     return page

@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 
 def parse_arguments(description: str | None, *kinds: str) -> argparse.Namespace:
-    """Reads the command line of a contender: one of its kinds, the file of the images, and the hidden size."""
+    """The command line of a contender: one of its kinds, the file of the images, and the hidden size."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("images", help="an .npy file with images as uint8 [n, h, w, c]")
@@ -45,7 +45,6 @@ class Turns:
         self._begin()
 
     def _begin(self) -> None:
-        """Waits for the next turn, and starts its clock."""
         wait_for_turn()
         self._epochs_done = 0
         self._started = time.perf_counter()
@@ -72,17 +71,15 @@ def print_measurement(seconds: float, **others: float) -> None:
 
 
 def peak_memory() -> int:
-    """Returns the largest memory that this process has had, in bytes."""
+    """The largest memory that this process has had, in bytes."""
     status = Path("/proc/self/status")
     if not status.exists():
         # On macOS, the unit is bytes.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # On Linux, getrusage would start from the peak of the parent process. This file has the process's own peak.
-    for line in status.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            kibibytes = int(line.split()[1])
-            return kibibytes * 1024
-    raise ValueError(f"{status} has no line VmHWM")
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    kibibytes = int(line.split()[1])
+    return kibibytes * 1024
 
 
 def prepared_blocks(images: np.ndarray, steps: int, binarize: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:

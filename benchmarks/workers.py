@@ -1,130 +1,117 @@
-"""Compares two workers, a core each, with one process on one core and with one on both. Linux, two cores.
+"""Compares two workers, a core each, with one process on one core and with one on both: python -m benchmarks.workers.
 
-This part alone: python -m benchmarks.workers.
+Each of them is train.py, and the times are those in its history.csv. Linux, two cores.
 """
 
 import contextlib
+import csv
 import json
 import os
 import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-import cli
-from benchmarks.compare import column, median_ratio
-from benchmarks.rounds import ROUNDS, Measurement, prepare_environment
+import numpy as np
+
+from benchmarks.compare import median_ratio
+from benchmarks.rounds import ROOT, ROUNDS, prepare_environment
 from config import Config
 from report.markdown import format_table
 
-ROOT = Path(__file__).parents[1]
-
-# What is trained: the types and precisions that benchmarks/replicas.py takes, and their names in the table.
+# What is trained: the flags, the shape of an image, and the steps of an epoch.
+CONV3 = ("--vae_type", "conv3")
+FLAT = ("--hidden_size", "500")
+BFLOAT16 = ("--precision", "mixed_bfloat16")
 MODELS = {
-    "conv3, 32x32x3": ("conv3", "float32"),
-    "conv3, 32x32x3, mixed_bfloat16": ("conv3", "mixed_bfloat16"),
-    "H = 500": ("flat_binarized", "float32"),
-    "H = 500, mixed_bfloat16": ("flat_binarized", "mixed_bfloat16"),
+    "conv3, 32x32x3": (CONV3, (32, 32, 3), 20),
+    "conv3, 32x32x3, mixed_bfloat16": ((*CONV3, *BFLOAT16), (32, 32, 3), 20),
+    "H = 500": (FLAT, (28, 28, 1), 200),
+    "H = 500, mixed_bfloat16": ((*FLAT, *BFLOAT16), (28, 28, 1), 200),
 }
+# The cores of each of the processes that train together, as taskset takes them.
+SETUPS = {
+    "1 process, 1 core": ("0",),
+    "2 workers, a core each": ("0", "1"),
+    "1 process, 2 cores": ("0,1",),
+}
+# The first epoch warms up, and the last one is timed.
+NUM_EPOCHS = 2
+BATCH_SIZE = Config().batch_size
 
 
-class Setup(NamedTuple):
-    """The processes that train together: the cores of each of them, as taskset takes them."""
-
-    name: str
-    cores: tuple[str, ...]
-
-
-SETUPS = (
-    Setup("1 process, 1 core", ("0",)),
-    Setup("2 workers, a core each", ("0", "1")),
-    Setup("1 process, 2 cores", ("0,1",)),
-)
-
-
-COLUMNS = (
-    "model",
-    "processes",
-    "milliseconds per step",
-    "relative to 1 core",
-    "CPU milliseconds per step",
-    "relative to 1 core",
-)
-
-
-@cli.script
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measures and prints this section alone."""
-    cli.parse_args(argv, __doc__, flags=())
     prepare_environment()
     print(section())
 
 
 def section() -> str:
-    """Returns the section on several workers."""
+    """The section on several workers."""
     rows = []
-    for name, (vae_type, precision) in MODELS.items():
-        rows += make_rows(name, measure(vae_type, precision))
+    for model in MODELS:
+        seconds: dict[str, list[float]] = {setup: [] for setup in SETUPS}
+        for _ in range(ROUNDS):
+            for setup in SETUPS:
+                seconds[setup].append(seconds_per_step(model, setup))
+                print(f"{model}, {setup}: {seconds[setup][-1]:.4f} s", file=sys.stderr, flush=True)
+        rows.append(make_row(model, seconds))
     return "\n\n".join(
         [
             "## Several workers",
-            f"Steps of {Config().batch_size} images, on one machine. The three set-ups take turns for {ROUNDS} rounds. "
-            "Milliseconds are medians over the rounds, and ratios are medians of the ratios within each round. The CPU "
-            "time is that of the first process.",
-            format_table(COLUMNS, rows),
+            f"Milliseconds per step of {BATCH_SIZE} images on one machine, and in brackets the time relative to one "
+            f"core. The set-ups take turns for {ROUNDS} rounds.",
+            format_table(("model", *SETUPS), rows),
         ]
     )
 
 
-def measure(vae_type: str, precision: str) -> dict[str, list[Measurement]]:
-    """Returns the measurements of all rounds, by the names of the SETUPS."""
-    rounds: dict[str, list[Measurement]] = {setup.name: [] for setup in SETUPS}
-    for _ in range(ROUNDS):
-        for setup in SETUPS:
-            measurement = run(setup, vae_type, precision)
-            print(f"{vae_type} {precision}, {setup.name}: {measurement}", file=sys.stderr, flush=True)
-            rounds[setup.name].append(measurement)
-    return rounds
+def make_row(model: str, seconds: dict[str, list[float]]) -> list[str]:
+    """A model's row. seconds: those of a step in each round, by the set-up's name; one core comes first."""
+    one_core, *_ = seconds.values()
+    row = [model]
+    for measured in seconds.values():
+        row.append(f"{statistics.median(measured) * 1e3:.1f} ({median_ratio(measured, one_core):.2f})")
+    return row
 
 
-def make_rows(name: str, rounds: dict[str, list[Measurement]]) -> list[list[str]]:
-    """Returns a row for each of the SETUPS, for a model with this name."""
-    one_core = rounds[SETUPS[0].name]
-    rows = []
-    for setup_name, measurements in rounds.items():
-        row = [name, setup_name]
-        for key in ("seconds", "processor_seconds"):
-            values = column(measurements, key)
-            row.append(f"{statistics.median(values) * 1e3:.1f}")
-            row.append(f"{median_ratio(values, column(one_core, key)):.2f}")
-        rows.append(row)
-    return rows
+def seconds_per_step(model: str, setup: str) -> float:
+    """The time of a step of a model, as the first process of a set-up measures it.
 
-
-def run(setup: Setup, vae_type: str, precision: str) -> Measurement:
-    """Returns what the first process of a setup measured. Raises ChildProcessError if a process fails."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(setup.cores))]
-    with contextlib.ExitStack() as stack:
+    Raises CalledProcessError if a process fails.
+    """
+    flags, image_shape, num_steps = MODELS[model]
+    cores_of_processes = SETUPS[setup]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(len(cores_of_processes))]
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        images = np.random.default_rng(0).integers(0, 256, (num_steps * BATCH_SIZE, *image_shape), dtype=np.uint8)
+        # Two test images take hardly any of an epoch's time.
+        np.savez(f"{scratch}/random.npz", train_images=images, test_images=images[:2])
         processes = []
-        for index, cores in enumerate(setup.cores):
-            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.replicas", vae_type, precision]
-            environment = os.environ | {"TF_CONFIG": json.dumps(task)}
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for index, cores in enumerate(cores_of_processes):
+            command = ["taskset", "-c", cores, sys.executable, "train.py", "--dataset", f"{scratch}/random.npz", *flags]
+            command += ["--num_epochs", str(NUM_EPOCHS), f"--checkpoints_dir={scratch}", f"--pictures_dir={scratch}"]
+            environment = dict(os.environ)
+            if len(addresses) > 1:
+                task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+                environment["TF_CONFIG"] = json.dumps(task)
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.kill)
             processes.append(process)
-        outputs = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise ChildProcessError(f"{setup.name} failed: the messages are above")
-    return json.loads(outputs[0])
+        for process in processes:
+            if process.wait():
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        (history_path,) = Path(scratch).glob("*/history.csv")
+        with history_path.open() as history:
+            *_, last_row = csv.DictReader(history)
+    return float(last_row["seconds"]) / num_steps
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns the numbers of ports that are free on this machine."""
+    """The numbers of ports that are free on this machine."""
     with contextlib.ExitStack() as stack:
         # All of them are taken before the first is given back, so that they differ.
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
@@ -132,4 +119,4 @@ def free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,17 +33,17 @@ LOGIT = "flat_cont_logit"
 
 
 def two_latents(dataset: str, vae_type: str) -> Config:
-    """Returns the Config of a model with two latents. It has 100 epochs, because the report gives no number."""
+    """The Config of a model with two latents. It has 100 epochs, because the report gives no number."""
     return Config(dataset, vae_type, latent_dim=2, num_epochs=100)
 
 
 def wide(dataset: str = "mnist", vae_type: str = "flat_binarized", latent_dim: int = 20, seed: int = 0) -> Config:
-    """Returns the Config of a model with the 500 neurons and 200 epochs of the report's figures 2b, 4 and 6."""
+    """The Config of a model with the 500 neurons and 200 epochs of the report's figures 2b, 4 and 6."""
     return Config(dataset, vae_type, latent_dim, num_epochs=200, hidden_size=500, seed=seed)
 
 
 def other_seeds(name: str, shows: str, config: Config) -> list[Experiment]:
-    """Returns the experiment of this name with the seeds 1 and 2. Nothing but their learning curves is drawn."""
+    """The experiment of this name with the seeds 1 and 2. Nothing but their learning curves is drawn."""
     return [
         Experiment(f"{name}_seed{seed}", shows, dataclasses.replace(config, seed=seed), scripts=(), num_samples=5000)
         for seed in (1, 2)

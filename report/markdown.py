@@ -4,6 +4,6 @@ from collections.abc import Iterable, Sequence
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a table in Markdown."""
+    """A table in Markdown."""
     separator = ["---"] * len(header)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, separator, *rows))

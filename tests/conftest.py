@@ -1,66 +1,98 @@
-"""Small data files in the official formats, and TensorFlow imported the way the scripts import it."""
+"""Small data files in the official formats, folders for runs, and what several files of tests read of a run."""
 
 import gzip
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
-from workers import running_workers
 
 import cli
 
-with cli.tensorflow_environment():
-    import tensorflow
+# Imported before any test imports TensorFlow, because it sets the variables that TensorFlow reads at its import.
+from vae import checkpoints, history, runs
 
-    from vae import runs
-
+ROOT = Path(cli.__file__).parent
 
 # The data sets that need no files, and are always verified.
 NO_FILES = {"digits"}
 
+# Seconds after which a process counts as hanging.
+TIMEOUT = 900
+
+# The flags of a small run, with 20 latents and with 2.
+DIGITS_20 = ("--dataset", "digits", "--hidden_size", "16")
+DIGITS = (*DIGITS_20, "--latent_dim", "2")
+
 
 def idx(array):
-    """Returns an array of bytes as an IDX file holds it, which is the format of MNIST."""
+    """An array of bytes as an IDX file holds it, which is the format of MNIST."""
     sizes = np.array(array.shape, ">u4").tobytes()
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 def saved(run):
-    """Returns all that a run's folder holds of training: the newest checkpoint's tensors, and history without times."""
-    reader = tensorflow.train.load_checkpoint(str(run / f"epoch-{runs.saved_epoch(run)}"))
-    # Keras numbers the layers of a process, and their names are part of the entry that is left out.
-    names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
-    tensors = {name: np.asarray(reader.get_tensor(name)).tobytes() for name in sorted(names)}
-    assert len(tensors) > 30  # weights, Adam's two moments of each, epoch and step
-    history = [repr(row._replace(seconds=0.0)) for row in runs.read_history(run)]
-    return tensors, history
+    """All that a run's folder holds of training: the newest checkpoint's arrays, and the history without its times."""
+    with np.load(checkpoints.path_of(run, runs.saved_epoch(run))) as content:
+        arrays = {name: content[name].tobytes() for name in content.files}
+    assert len(arrays) > 30  # weights, Adam's two moments of each, step and epoch
+    return arrays, [repr(row._replace(seconds=0.0)) for row in history.read(run)]
+
+
+def contents(folder):
+    """The bytes of every file in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Workspace:
+    """Folders for runs and pictures, and the scripts that work in them."""
+
+    def __init__(self, folder, data_dir):
+        self.checkpoints = folder / "checkpoints"
+        self.pictures = folder / "pictures"
+        self.data_dir = data_dir
+
+    @property
+    def folder_arguments(self):
+        arguments = ["--checkpoints_dir", self.checkpoints, "--pictures_dir", self.pictures]
+        arguments += ["--data_dir", self.data_dir]
+        return [str(argument) for argument in arguments]
+
+    def run(self, script, *argv):
+        """Runs a script in this process, and returns its exit code."""
+        main = importlib.import_module(script).main
+        try:
+            return main([*argv, *self.folder_arguments])
+        except SystemExit as ending:
+            return ending.code
+
+    def start(self, script, *argv, **options):
+        """Starts a script as a process."""
+        command = [sys.executable, str(ROOT / f"{script}.py"), *argv, *self.folder_arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+    def train(self, *argv):
+        """Trains a model, and returns the folder of the only trained run."""
+        assert self.run("train", *argv) == 0
+        (folder,) = runs.trained(self.checkpoints)
+        return folder
 
 
 @pytest.fixture(autouse=True)
-def default_paths(monkeypatch):
-    """Removes the environment variables that whoever runs the tests may have set for folders."""
-    for path_flag in cli.PATH_FLAGS.values():
-        monkeypatch.delenv(path_flag.variable, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def default_threads(monkeypatch):
-    """Removes TensorFlow's numbers of threads, which decide the parts of a step of conv3."""
-    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+def default_environment(monkeypatch):
+    """Removes the variables that whoever runs the tests may have set: folders, TensorFlow's threads, a cluster."""
+    variables = [variable for variable, _ in cli.FOLDER_FLAGS.values()]
+    for variable in (*variables, "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "TF_CONFIG"):
         monkeypatch.delenv(variable, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def no_worker_is_left_behind(monkeypatch):
-    """Checks after each test that no process of a cluster is still running."""
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    yield
-    assert not running_workers()
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
-    """Returns a data_dir with a file or more for every data set; random images, so all of it is unverified."""
+    """A data_dir with a file or more for every data set; random images, so all of it is unverified."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
 
@@ -81,3 +113,25 @@ def small_data(tmp_path_factory):
         labels = rng.integers(1, 11, (count, 1)).astype(np.uint8)
         savemat(folder / "svhn" / f"{part}_32x32.mat", {"X": images(32, 32, 3, count), "y": labels})
     return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, small_data):
+    """A Workspace without a run, in a folder whose name has spaces, accents and the characters of a glob pattern."""
+    return Workspace(tmp_path / "mes modèles 模型 [1]*", small_data)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory, small_data):
+    """A Workspace with the run of DIGITS after one epoch. Tests work on copies of it."""
+    workspace = Workspace(tmp_path_factory.mktemp("original"), small_data)
+    workspace.train(*DIGITS, "--num_epochs", "1")
+    return workspace
+
+
+@pytest.fixture
+def trained(workspace, original):
+    """A Workspace with the run of DIGITS after one epoch."""
+    shutil.copytree(original.checkpoints, workspace.checkpoints)
+    shutil.copytree(original.pictures, workspace.pictures)
+    return workspace

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
-import datasets
-from benchmarks import compare, limit, pictures, rounds, run, turns, workers
+from benchmarks import compare, growth, limit, rounds, run, turns, workers
 from benchmarks.rounds import Contender
 from config import Config
 from report.markdown import format_table
@@ -88,25 +87,6 @@ def test_the_program_of_a_peer_takes_the_kind_of_its_row(row):
     assert f'"{row.kind}"' in source
 
 
-def test_a_program_gets_the_xla_flags_of_its_row_and_no_others(one_round, monkeypatch, tmp_path):
-    program = "import json, os, sys\nfor _ in sys.stdin: print(json.dumps(os.environ['XLA_FLAGS']), flush=True)\n"
-    (tmp_path / "print_flags.py").write_text(program)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("XLA_FLAGS", "--flags_of_the_parent_process")
-    contenders = [
-        Contender("default", "print_flags", kind="fit"),
-        Contender("ours", "print_flags", kind="fit", xla_flags="--some_flag=512"),
-    ]
-    measurements = rounds.run_rounds(contenders, np.zeros((100, 28, 28, 1), np.uint8))
-    assert measurements == {"default": [""], "ours": ["--some_flag=512"]}
-
-
-def test_the_xla_flags_of_this_project_are_those_of_its_scripts(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    with cli.tensorflow_environment():
-        assert os.environ["XLA_FLAGS"] == compare.OUR_XLA_FLAGS
-
-
 def test_the_error_output_of_a_contender_that_fails_is_shown(one_round, monkeypatch, tmp_path, capfd):
     (tmp_path / "print_ones.py").write_text("import sys\nfor _ in sys.stdin: print(1, flush=True)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -114,16 +94,6 @@ def test_the_error_output_of_a_contender_that_fails_is_shown(one_round, monkeypa
     measurements = rounds.run_rounds(contenders, np.zeros((100, 28, 28, 1), np.uint8))
     assert "No module named benchmarks.peers.missing" in capfd.readouterr().err
     assert measurements == {"ones": [1]}
-
-
-@pytest.mark.parametrize("name", [compare.LIMIT, compare.OURS])
-def test_a_comparison_without_the_limit_or_this_project_ends_in_a_clear_error(name, monkeypatch):
-    measured = {compare.LIMIT: [{"seconds": 1.0}], compare.OURS: [{"seconds": 2.0}]}
-    del measured[name]
-    monkeypatch.setattr(compare, "run_rounds", lambda contenders, images, options: measured)
-    # An OSError, as this is, ends a script with its message and without a traceback.
-    with pytest.raises(ChildProcessError, match=f"{name} could not be measured"):
-        compare.flat_section(np.zeros((100, 28, 28, 1), np.uint8), hidden_size=8)
 
 
 def test_rounds_go_on_until_no_contender_is_left(one_round, capfd):
@@ -146,11 +116,10 @@ def test_the_sections_name_the_rate_behind_their_limit(monkeypatch):
     limit = {"seconds": 1.0, "rate": 321e9}
     ours = {"seconds": 2.0, "elbo": -100.0, "peak_memory": 2**30}
     measured = {compare.LIMIT: [limit], compare.OURS: [ours]}
-    monkeypatch.setattr(compare, "run_rounds", lambda contenders, images, options: measured)
+    monkeypatch.setattr(compare, "run_rounds", lambda *args: measured)
     images = np.zeros((100, 28, 28, 1), np.uint8)
     for section in (compare.flat_section(images, hidden_size=8), compare.conv3_section(images)):
-        assert "at 321 billion operations per second" in section
-    assert "The same limit, that of float32, is used for every row." in compare.conv3_section(images)
+        assert "with 321 billion operations per second" in section
 
 
 def test_numbers_of_a_comparison_are_medians_of_the_rounds():
@@ -171,19 +140,18 @@ def test_a_table_in_markdown():
 
 def test_each_contender_begins_a_round_in_its_turn(monkeypatch):
     contenders = [Contender(name, "module", "kind") for name in "abc"]
-    contender_processes = [rounds.ContenderProcess(contender.name, None, None) for contender in contenders]
     order = []
 
-    def give_turn(contender_process):
-        order.append(contender_process.name)
+    def give_turn(name):
+        order.append(name)
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(rounds, "start_all", lambda *args: contextlib.nullcontext(contender_processes))
+    monkeypatch.setattr(rounds, "start", lambda contender, arguments: contextlib.nullcontext(contender.name))
     monkeypatch.setattr(rounds, "give_turn", give_turn)
     monkeypatch.setattr(rounds, "PAUSE", 0)
     monkeypatch.setattr(rounds, "WARM_UPS", 1)
     monkeypatch.setattr(rounds, "ROUNDS", 3)
-    measurements = rounds.run_rounds(contenders, images=None)
+    measurements = rounds.run_rounds(contenders, np.zeros(1))
     assert "".join(order) == "abc" + "bca" + "cab" + "abc"
     assert [len(measured) for measured in measurements.values()] == [3, 3, 3]
 
@@ -204,6 +172,28 @@ def test_the_page_explains_its_numbers_as_the_next_one_will():
         rounds=rounds.ROUNDS,
     )
     assert text in run.RESULTS.read_text(encoding="utf-8")
+
+
+def test_the_tables_have_the_rows_that_the_next_run_writes():
+    results = run.RESULTS.read_text(encoding="utf-8")
+    contenders_of_sections = {
+        "### Binarized MNIST, encoder 784-200": compare.FLAT,
+        "### Binarized MNIST, encoder 784-500": compare.FLAT,
+        "### conv3": compare.CONV3,
+    }
+    for heading, contenders in contenders_of_sections.items():
+        assert first_cells(results, heading)[2:] == [contender.name for contender in contenders]
+    assert first_cells(results, "## Several workers")[2:] == list(workers.MODELS)
+    lines_of_growth = [line for line in lines_of_section(results, "## How the cost grows") if line.startswith("- ")]
+    for line, (name, sizes) in zip(lines_of_growth, growth.SIZES.items(), strict=True):
+        assert line.startswith(f"- {name.replace('_', ' ')}: ")
+        assert re.findall(r"\((\d+)\)", line) == [str(size) for size in sizes]
+
+
+def first_cells(results, heading):
+    """The first cells of the lines of a section's table: the header, the line below it, and the rows."""
+    lines = lines_of_section(results, heading)
+    return [line.split("|")[1].strip() for line in lines if line.startswith("|")]
 
 
 def imported_modules(path):
@@ -227,8 +217,19 @@ def test_the_turns_import_no_library_but_numpy():
     assert not {"tensorflow", "keras", "jax", "torch", "cli", "config", "vae", "datasets"} & set(done.stdout.split())
 
 
+def test_only_this_project_gets_its_own_tuning(monkeypatch):
+    """Contenders inherit the environment of benchmarks.run, which loads TensorFlow only after it has started them."""
+    environment = {"PATH": "/bin", "XLA_FLAGS": "--some_flag", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(rounds.os, "environ", environment)
+    rounds.prepare_environment()
+    assert environment == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "-1"}
+    code = "import os, sys, benchmarks.run; print('XLA_FLAGS' in os.environ or 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={})
+    assert done.stdout == "False\n"
+
+
 def lines_of_section(page, heading):
-    """Returns the lines of the only section of a page whose heading has this beginning."""
+    """The lines of the only section of a page whose heading has this beginning."""
     sections = re.split(r"^(?=#+ )", page, flags=re.MULTILINE)
     (section,) = [section for section in sections if section.startswith(heading)]
     return section.splitlines()
@@ -259,35 +260,32 @@ def test_the_ratios_in_the_text_of_the_readme_are_those_in_the_results():
 
 
 def ratios_of_section(results, heading, column):
-    """Returns the numbers in one column of a section's tables, by the row's first cell."""
+    """The numbers in one column of a section's tables, by the row's first cell."""
     rows = [line.strip("|").split("|") for line in lines_of_section(results, heading) if line.startswith("|")]
     cells = {row[0].strip(): row[column].strip() for row in rows if len(row) > column}
     return {name: float(cell) for name, cell in cells.items() if re.fullmatch(r"\d+\.\d+", cell)}
 
 
-def test_pictures_are_loaded_and_decoded_in_turn(monkeypatch):
-    monkeypatch.setattr(pictures, "NUM_PICTURES", 25)
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), dtype=np.uint8)
-    calls = []
-    load = datasets.load
-    monkeypatch.setattr(pictures.datasets, "load", lambda folder: calls.append(len(load(folder).train_images)))
-    section = pictures.section(images)
-    assert calls == [23] * (1 + pictures.ROUNDS)
-    assert f"| {pictures.ONE_THREAD} | 0.0" in section and "| 1.00 |" in section
-
-
-def test_the_section_on_pictures_is_explained_as_the_next_one_will_be():
-    seconds = {name: [1.0] for name in (pictures.OURS, pictures.ONE_THREAD, pictures.ALL_CORES)}
-    explanation, _, _ = pictures.describe(seconds).partition("| this project")
-    assert explanation in run.RESULTS.read_text(encoding="utf-8")
-
-
 def test_workers_are_compared_with_one_process_within_each_round():
-    rounds_of_setups = {
-        "1 process, 1 core": [{"seconds": 0.1, "processor_seconds": 0.1}, {"seconds": 0.2, "processor_seconds": 0.2}],
-        "2 workers": [{"seconds": 0.06, "processor_seconds": 0.05}, {"seconds": 0.12, "processor_seconds": 0.1}],
-    }
-    assert workers.make_rows("conv3", rounds_of_setups) == [
-        ["conv3", "1 process, 1 core", "150.0", "1.00", "150.0", "1.00"],
-        ["conv3", "2 workers", "90.0", "0.60", "75.0", "0.50"],
+    seconds = {"1 process, 1 core": [0.1, 0.2, 0.3], "2 workers": [0.06, 0.12, 0.15]}
+    assert workers.make_row("conv3", seconds) == ["conv3", "200.0 (1.00)", "120.0 (0.60)"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2 or not shutil.which("taskset"), reason="needs Linux and two cores")
+@pytest.mark.parametrize("setup", workers.SETUPS)
+def test_every_set_up_of_workers_is_timed(setup):
+    assert workers.seconds_per_step("H = 500", setup) > 0
+
+
+def test_growth_has_a_line_for_each_parameter(monkeypatch):
+    def seconds_per_epoch(images, config):
+        return len(images) / 100 * config.hidden_size / 200
+
+    monkeypatch.setattr(growth, "seconds_per_epoch", seconds_per_epoch)
+    monkeypatch.setattr(growth, "SIZES", {"images": (100, 200), "hidden_size": (100, 400)})
+    section = growth.section(np.zeros((300, 2, 2, 1), np.uint8))
+    assert section.splitlines()[-2:] == [
+        "- images: 1.00 (100), 2.00 (200)",
+        "- hidden size: 1.50 (100), 6.00 (400)",
     ]

@@ -1,11 +1,15 @@
 """What is measured on the test set: the ELBO, the NLLs and the active units."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import datasets
 import evaluate
+import train
 from vae import cores, evaluation, importance, model
 from vae.randomness import TEST_SEED, generator
 
@@ -16,7 +20,7 @@ def data():
 
 
 def create(likelihood, network="flat"):
-    """Returns a small VAE for the digits."""
+    """A small VAE for the digits."""
     return model.create(
         network=network,
         likelihood=likelihood,
@@ -88,8 +92,8 @@ def test_active_units_are_those_whose_means_vary(data):
     last_layer.kernel.assign(kernel)
     x = evaluation.prepare_test(vae.likelihood, data.test_images)
     metrics = evaluation.compute_metrics(vae, x, num_samples=2)
-    assert metrics["active_units"] == [0, 2]
-    assert metrics["bits_per_dim"] == {"elbo": None, "nll": None, "nll_of_q": None}
+    assert metrics.active_units == [0, 2]
+    assert metrics.bits_per_dim == {"elbo": None, "nll": None, "nll_of_q": None}
 
 
 def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
@@ -98,17 +102,18 @@ def test_both_nlls_take_all_samples_and_have_their_own_errors(data):
     calls = []
     metrics = evaluation.compute_metrics(vae, x, num_samples=60, on_image=lambda: calls.append(1))
     assert len(calls) == 40
-    assert metrics["num_samples"] == 60
+    assert metrics.num_samples == 60
 
     weights = np.array(list(importance.log_weights(vae, x, evaluation.posteriors(vae, x), 60)))
     sizes = np.array([[importance.effective_sample_size(row) for row in rows] for rows in weights])
     for row, name in enumerate(("nll_of_q", "nll")):
         nlls = -np.log(np.exp(weights[:, row]).mean(axis=-1))
-        assert metrics[name]["mean"] == pytest.approx(nlls.mean(), rel=1e-5)
-        assert metrics[name]["standard_error"] == pytest.approx(nlls.std(ddof=1) / np.sqrt(40), rel=1e-3)
+        summary = getattr(metrics, name)
+        assert summary["mean"] == pytest.approx(nlls.mean(), rel=1e-5)
+        assert summary["standard_error"] == pytest.approx(nlls.std(ddof=1) / np.sqrt(40), rel=1e-3)
         errors = importance.estimator_error(sizes[:, row], 60)
-        assert metrics[name]["estimator_error"] == pytest.approx(np.sqrt(np.sum(errors**2)) / 40, rel=1e-3)
-    sample_size = metrics["effective_sample_size"]
+        assert summary["estimator_error"] == pytest.approx(np.sqrt(np.sum(errors**2)) / 40, rel=1e-3)
+    sample_size = metrics.effective_sample_size
     assert sample_size["median"] == pytest.approx(np.median(sizes[:, 1]), rel=1e-3)
     assert sample_size["num_below_50"] == np.sum(sizes[:, 1] < 50)
 
@@ -117,14 +122,38 @@ def test_a_single_sample_has_no_estimators_error(data):
     vae = create("bernoulli")
     x = evaluation.prepare_test(vae.likelihood, data.test_images[:5])
     metrics = evaluation.compute_metrics(vae, x, num_samples=1)
-    assert metrics["nll"]["estimator_error"] is metrics["nll_of_q"]["estimator_error"] is None
-    assert "estimator's error" not in evaluate.format_table(metrics | {"epoch": 1})
+    assert metrics.nll["estimator_error"] is metrics.nll_of_q["estimator_error"] is None
+    assert "estimator's error" not in evaluate.format_table(metrics, num_test_images=5)
     metrics = evaluation.compute_metrics(vae, x, num_samples=2)
-    assert evaluate.format_table(metrics | {"epoch": 1}).count("estimator's error") == 3
+    assert evaluate.format_table(metrics, num_test_images=5).count("estimator's error") == 3
 
 
 def test_without_a_likelihood_there_is_no_nll(data):
     vae = create("cross_entropy")
     x = evaluation.prepare_test(vae.likelihood, data.test_images[:10])
     metrics = evaluation.compute_metrics(vae, x, num_samples=2)
-    assert metrics["nll"] is metrics["nll_of_q"] is metrics["effective_sample_size"] is None
+    assert metrics.nll is metrics.nll_of_q is metrics.effective_sample_size is None
+
+
+def test_a_quick_evaluation_never_replaces_a_better_one_of_the_same_epoch(tmp_path, monkeypatch, capsys):
+    """conv3 without a likelihood is evaluated in a second."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset", "digits", "--vae_type", "conv3"]
+    assert train.main([*argv, "--num_epochs", "1"]) == 0
+    assert evaluate.main(argv) == 0
+    assert "epoch 1, 360 test images" in capsys.readouterr().out
+    (run,) = Path("checkpoints").glob("digits*")
+    best = evaluation.Metrics.read(run)
+
+    assert evaluate.main([*argv, "--num_images", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert "epoch 1, the first 10 of 360 test images" in printed
+    assert f"metrics.json is kept, because its evaluation is better: {best.describe_quality()}" in printed
+    assert evaluation.Metrics.read(run) == best
+
+    # An evaluation of another epoch, or on unverified data, is replaced.
+    unverified = {"data_verified": False, "versions": {}}
+    for worse in (replace(best, epoch=2), replace(best, evaluation=unverified)):
+        (run / "metrics.json").write_text(worse.to_json())
+        assert evaluate.main([*argv, "--num_images", "10"]) == 0
+        assert evaluation.Metrics.read(run).num_images == 10

@@ -164,7 +164,7 @@ def test_the_map_has_at_most_2000_dots_where_figure_3_has_them():
     entries = data_of(example.render())["map"]
     dots = np.frombuffer(base64.b64decode(entries["dots"]), "<f4").reshape(-1, 2)
     assert len(dots) == len(entries["classes"]) == 2000
-    in_figure = latent.principal_components(example.posterior.mean)
+    in_figure = latent.project_to_plane(example.posterior.mean).points
     distances = np.abs(dots[:, None] - in_figure[None]).sum(axis=-1).min(axis=1)
     assert distances.max() < 1e-4
 

@@ -16,7 +16,7 @@ from vae.latent import LatentPlane
 
 
 def draw(figure):
-    """Returns a figure as it is drawn: uint8 [height, width, 3]."""
+    """A figure as it is drawn: uint8 [height, width, 3]."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     with Image.open(file) as image:
@@ -24,7 +24,7 @@ def draw(figure):
 
 
 def make_planes(points):
-    """Returns two planes with the same points, called a and b."""
+    """Two planes with the same points, called a and b."""
     return [LatentPlane(points, title, "x", "y") for title in ("a", "b")]
 
 
@@ -202,11 +202,13 @@ def test_singular_values_are_those_of_the_gram_matrix():
     np.testing.assert_allclose(shares, [values[: i + 1].sum() / values.sum() for i in range(4)])
 
 
-def test_principal_components_are_the_projection_on_the_leading_eigenvectors():
+def test_many_latents_are_projected_on_the_leading_eigenvectors():
     means = np.random.default_rng(0).normal(size=(200, 4)) * [4, 3, 0.2, 0.1]
     _, vectors = np.linalg.eigh(np.cov(means.T))
     expected = (means - means.mean(0)) @ vectors[:, [-1, -2]]
-    np.testing.assert_allclose(np.abs(latent.principal_components(means)), np.abs(expected), atol=1e-9)
+    plane = latent.project_to_plane(means)
+    np.testing.assert_allclose(np.abs(plane.points), np.abs(expected), atol=1e-9)
+    assert plane[1:] == ("PCA of the means of q(z|x), 4 latents", "component 1", "component 2")
 
 
 def test_two_latents_are_drawn_in_their_own_plane():
@@ -239,27 +241,15 @@ def test_other_warnings_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 20])
-def test_the_axes_of_the_map_are_those_of_the_figures(latent_dim):
+def test_the_axes_of_the_map_are_orthonormal_and_hold_the_points(latent_dim):
     means = np.random.default_rng(2).normal(0.3, np.linspace(1, 2, latent_dim), (200, latent_dim))
     axes = latent.map_axes(means)
     assert len(axes.labels) == len(axes.directions) == min(latent_dim, 2)
     np.testing.assert_allclose(axes.directions @ axes.directions.T, np.eye(len(axes.directions)), atol=1e-9)
     points = axes.project(means)
-    if latent_dim > 1:
-        np.testing.assert_allclose(points, latent.project_to_plane(means).points, atol=1e-9)
-    else:
-        np.testing.assert_array_equal(points, means)
+    np.testing.assert_allclose(points, axes.points, atol=1e-9)
     # Whatever is on the map stays where it is.
     np.testing.assert_allclose(axes.project(axes.origin + points @ axes.directions), points, atol=1e-9)
-
-
-@pytest.mark.parametrize("latent_dim", [3, 20])
-def test_more_latents_are_drawn_in_the_plane_of_their_principal_components(latent_dim):
-    means = np.random.default_rng(0).normal(size=(50, latent_dim))
-    plane = latent.project_to_plane(means)
-    np.testing.assert_array_equal(plane.points, latent.principal_components(means))
-    title = f"PCA of the means of q(z|x), {latent_dim} latents"
-    assert plane[1:] == (title, "component 1", "component 2")
 
 
 def test_interpolations_go_from_z2_to_z1_in_equal_steps():

@@ -12,23 +12,14 @@ from PIL import Image
 from vae import files
 
 
-def test_replacing_makes_the_folder_and_the_file(tmp_path):
+def test_replacing_makes_the_folder_and_keeps_the_old_file_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
-    with files.replacing(path) as temporary:
-        temporary.write_text("new")
-        assert not path.exists()
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_replacing_keeps_the_old_file_until_the_new_one_is_complete(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with files.replacing(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
+    for old, new in ((None, "first"), ("first", "second")):
+        with files.replacing(path) as temporary:
+            temporary.write_text(new)
+            assert (path.read_text() if path.exists() else None) == old
+        assert path.read_text() == new
+        assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ValueError("disk full"), KeyboardInterrupt("disk full")])
@@ -42,17 +33,14 @@ def test_replacing_leaves_the_old_file_if_the_write_fails(error, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_of_write_gets_the_name_of_the_file(tmp_path):
+def test_an_error_names_the_file(tmp_path):
+    """That of write has no name. That of open may have another one: of a file that is copied, for example."""
     path = tmp_path / "file"
     expected = re.escape(f"could not write {path}: No space left on device")
     with pytest.raises(OSError, match=f"^{expected}$"), files.replacing(path):
         raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_an_error_of_open_keeps_the_name_of_its_file(tmp_path):
-    """It may be another file, one that the new content is copied from for example."""
     missing = tmp_path / "missing"
-    with pytest.raises(FileNotFoundError) as caught, files.replacing(tmp_path / "file"):
+    with pytest.raises(FileNotFoundError) as caught, files.replacing(path):
         missing.read_bytes()
     assert caught.value.filename == str(missing)
 
@@ -66,7 +54,6 @@ def test_save_figure_writes_a_png_with_the_same_bytes_each_time(tmp_path):
     first, second = [path.read_bytes() for path in paths]
     assert first == second
     with Image.open(io.BytesIO(first)) as image:
-        assert image.format == "PNG"
-        assert image.size == (100, 50)
+        assert image.format == "PNG" and image.size == (100, 50)
         assert np.ptp(np.asarray(image.convert("L"))) > 0
     assert sorted(paths[0].parent.iterdir()) == paths

@@ -18,7 +18,7 @@ def images():
 
 
 def fit_image(model, x):
-    """Returns the Fit of the first of the prepared images x, in NumPy, and the q(z|x) of all of them."""
+    """The Fit of the first of the prepared images x, in NumPy, and the q(z|x) of all of them."""
     posterior = evaluation.posteriors(model, x)
     fit = gaussian_fit.compile_fit(model)(x[0], posterior.mean[0], posterior.log_std[0])
     return gaussian_fit.Fit(*[part.numpy() for part in fit]), posterior
@@ -86,7 +86,7 @@ def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatc
 
 @pytest.fixture
 def decoded_sizes(monkeypatch):
-    """Returns a list that receives the number of points of each call of VAE.decode."""
+    """A list that receives the number of points of each call of VAE.decode."""
     sizes = []
     decode = VAE.decode
 

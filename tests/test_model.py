@@ -1,36 +1,48 @@
 """The VAE: KL and ELBO against closed forms and quadrature, and its weights."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
+from conftest import ROOT
 from scipy.integrate import quad
 from scipy.special import expit, logit
 
+import config
+import datasets
+from config import Config
 from vae import model
 from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
 from vae.model import VAE, Posterior
+from vae.networks import NETWORKS
+
+# The types of VAE whose names do not matter here: the flat ones, by the likelihood that they take.
+FLAT_TYPES = {"bernoulli": "flat_binarized", "normal": "flat_cont_normal", "logit_normal": "flat_cont_logit"}
 
 
-def create(likelihood, network="flat", image_shape=(4, 3, 1), activation="relu", seed=0, precision="float32"):
-    """Returns a small VAE with two latents."""
-    return model.create(
-        network=network,
-        likelihood=likelihood,
-        image_shape=image_shape,
-        latent_dim=2,
-        hidden_size=8,
-        activation=activation,
-        seed=seed,
-        precision=precision,
-    )
+def create(likelihood, network="flat", image_shape=(4, 3, 1), **options):
+    """A small VAE with two latents."""
+    vae_type = "conv3" if network == "conv3" else FLAT_TYPES[likelihood]
+    small = Config(vae_type=vae_type, likelihood=likelihood, latent_dim=2, hidden_size=8, **options)
+    return model.create(small, image_shape)
+
+
+def test_the_names_of_config_are_those_of_the_tables():
+    assert set(config.DATASETS) == set(datasets.LOADERS)
+    assert set(config.LIKELIHOODS) == set(LIKELIHOODS)
+    assert {vae_type.network for vae_type in config.VAE_TYPES.values()} == set(NETWORKS)
+    assert {vae_type.likelihood for vae_type in config.VAE_TYPES.values()} <= set(LIKELIHOODS)
 
 
 def raw_scale(scale, likelihood):
-    """Returns the decoder output for which the learned scale is `scale`."""
+    """The decoder output for which the learned scale is `scale`."""
     return -np.log(1 / (scale - likelihood.scale_floor) - np.exp(-likelihood.max_log_scale))
 
 
@@ -134,22 +146,39 @@ def test_the_elbo_of_a_vae_joins_encoder_noise_decoder_and_likelihood():
     assert elbo.value.shape == (6,)
 
 
-def test_all_weights_are_trainable_variables():
-    assert len(create("normal").trainable_variables) == 12
-
-
-def test_the_seed_decides_the_weights():
-    first, second, other = [create("bernoulli", seed=seed).trainable_variables for seed in (1, 1, 2)]
-    for weight, same_seed, other_seed in zip(first, second, other, strict=True):
-        assert np.array_equal(weight, same_seed)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_seed_decides_the_weights_and_their_names_are_the_same_in_each_model(network):
+    first, second, other = [create("bernoulli", network, (8, 8, 1), seed=seed).named_weights() for seed in (1, 1, 2)]
+    assert list(first) == list(second) == list(other)
+    for name, weight in first.items():
+        assert np.array_equal(weight, second[name])
         is_bias = weight.ndim == 1
-        assert is_bias or not np.array_equal(weight, other_seed)
+        assert is_bias or not np.array_equal(weight, other[name])
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("flat", [f"{part}/dense_{number}" for part in ("encoder", "decoder") for number in (1, 2, 3)]),
+        (
+            "conv3",
+            [
+                *(f"encoder/conv2d_{number}" for number in (1, 2, 3)),
+                *("encoder/dense_1", "decoder/dense_1"),
+                *(f"decoder/conv2dtranspose_{number}" for number in (1, 2, 3)),
+            ],
+        ),
+    ],
+)
+def test_the_names_of_weights_are_those_that_the_pages_have(network, names):
+    expected = [f"{name}/{part}" for name in names for part in ("kernel", "bias")]
+    vae = create("bernoulli", network, (8, 8, 1))
+    assert list(vae.named_weights()) == expected and len(vae.trainable_variables) == len(expected)
 
 
 @pytest.mark.parametrize("leading_shape", [(5,), (2, 3)])
 def test_images_returns_pictures(leading_shape):
     vae = create("normal", network="conv3", image_shape=(8, 8, 3))
-    assert isinstance(vae, VAE)
     images = vae.images(np.zeros((*leading_shape, 2), np.float32))
     assert images.shape == (*leading_shape, 8, 8, 3)
     assert images.min() >= 0
@@ -186,8 +215,10 @@ def test_a_z_of_the_wrong_width_is_refused():
         vae.images(np.zeros((5, 3), np.float32))
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("network", ["flat", "conv3"])
+@pytest.mark.parametrize(
+    ("network", "likelihood"),
+    [("flat", "bernoulli"), ("flat", "logit_normal"), ("conv3", "cross_entropy"), ("conv3", "normal")],
+)
 def test_mixed_bfloat16_changes_the_networks_alone(network, likelihood):
     """Weights, posterior, decoder outputs and ELBO are float32, and the ELBO is that of float32 to a percent."""
     expected, vae = (create(likelihood, network=network, precision=name) for name in ("float32", "mixed_bfloat16"))
@@ -207,3 +238,33 @@ def test_mixed_bfloat16_changes_the_networks_alone(network, likelihood):
 def test_the_dtype_policy_of_other_models_stays():
     create("bernoulli", precision="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
+
+
+def elbos_and_weights():
+    """The ELBOs and first weights of three models by name, in NumPy."""
+    arrays = {}
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (6, 64)).astype(np.uint8)
+    noise = rng.standard_normal((6, 2), dtype=np.float32)
+    for network, precision in (("flat", "float32"), ("conv3", "float32"), ("conv3", "mixed_bfloat16")):
+        vae = create("bernoulli", network, (8, 8, 1), precision=precision)
+        arrays[f"{network} {precision}"] = vae.elbo(x, noise).value.numpy()
+        for name, weight in vae.named_weights().items():
+            arrays[f"{network} {precision} {name}"] = weight.numpy()
+    return arrays
+
+
+def test_the_users_own_settings_of_keras_change_nothing(tmp_path):
+    """Keras reads them when it is imported: from a file in the home folder, and from the environment."""
+    (tmp_path / ".keras").mkdir()
+    settings = {"floatx": "float64", "image_data_format": "channels_first", "epsilon": 0.1, "backend": "jax"}
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
+    code = f"import vae, numpy, test_model\nnumpy.savez({str(tmp_path / 'a.npz')!r}, **test_model.elbos_and_weights())"
+    environment = {"HOME": str(tmp_path), "KERAS_BACKEND": "jax", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
+    expected = elbos_and_weights()
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert set(arrays.files) == set(expected)
+        for name, array in expected.items():
+            assert arrays[name].dtype == array.dtype == np.float32
+            np.testing.assert_allclose(arrays[name], array, rtol=1e-5, err_msg=name)

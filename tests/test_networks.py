@@ -7,11 +7,14 @@ import pytest
 
 from vae.networks import NETWORKS, multiply_adds
 
-SHAPES = ((28, 28, 1), (28, 20, 1), (8, 8, 3), (32, 32, 3), (4, 4, 1), (5, 4, 3), (64, 64, 3), (97, 61, 3))
+# A flat network sees the number of pixels only.
+SHAPES = [("flat", (28, 20, 1)), ("flat", (5, 4, 3))]
+SHAPES += [("conv3", shape) for shape in ((28, 28, 1), (28, 20, 1), (8, 8, 3), (32, 32, 3), (4, 4, 1), (5, 4, 3))]
+SHAPES += [("conv3", (97, 61, 3))]
 
 
 def build(name, image_shape, num_params=1, latent_dim=5, hidden_size=11):
-    """Returns the encoder and the decoder of a small network."""
+    """The encoder and the decoder of a small network."""
     return NETWORKS[name].build(
         image_shape=image_shape,
         latent_dim=latent_dim,
@@ -22,14 +25,13 @@ def build(name, image_shape, num_params=1, latent_dim=5, hidden_size=11):
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("image_shape", SHAPES)
-@pytest.mark.parametrize("num_params", [1, 2])
-def test_the_encoder_has_two_outputs_per_latent_and_the_decoder_num_params_per_pixel(name, image_shape, num_params):
-    encoder, decoder = build(name, image_shape, num_params)
+@pytest.mark.parametrize(("name", "image_shape"), SHAPES)
+def test_the_encoder_has_two_outputs_per_latent_and_the_decoder_num_params_per_pixel(name, image_shape):
     d = math.prod(image_shape)
-    assert encoder(np.zeros((3, d), np.float32)).shape == (3, 10)
-    assert decoder(np.zeros((3, 5), np.float32)).shape == (3, d, num_params)
+    for num_params in (1, 2):
+        encoder, decoder = build(name, image_shape, num_params)
+        assert encoder(np.zeros((3, d), np.float32)).shape == (3, 10)
+        assert decoder(np.zeros((3, 5), np.float32)).shape == (3, d, num_params)
 
 
 def test_the_flat_network_has_the_expected_number_of_parameters():
@@ -59,7 +61,7 @@ def test_the_decoder_of_conv3_passes_through_the_sizes_that_the_encoder_saw():
 
 
 def image_sizes(network):
-    """Returns (h, w) after each layer whose output is an image."""
+    """(h, w) after each layer whose output is an image."""
     return [layer.output.shape[1:3] for layer in network.layers if len(layer.output.shape) == 4]
 
 

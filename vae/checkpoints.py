@@ -3,6 +3,8 @@
 Anyone can open one with np.load. Its names say what the arrays are, as in "encoder/dense_1/kernel".
 """
 
+import errno
+import io
 import os
 import re
 import zipfile
@@ -19,7 +21,7 @@ NUM_KEPT = 3
 # The last resort for a run that cannot be read. Scripts that do not train say it, too.
 RETRAINING = "to train again from scratch: train.py with the flags of this run and --overwrite"
 
-# What np.load raises for a damaged file. An OSError is none of them: a file that cannot be opened may be whole.
+# What zipfile and NumPy raise for a damaged file. OSError is not among them: a file that cannot be opened may be whole.
 DAMAGE = (EOFError, KeyError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
@@ -76,17 +78,28 @@ def read(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> tu
 
 def read_one(path: Path, epoch: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The arrays of one checkpoint. Raises one of DAMAGE if it is damaged, or is of another epoch or model."""
-    # The zip format has a checksum of each array, which NumPy verifies. Opened here, because np.load leaves a damaged
-    # file open.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-        arrays = {name: content[name] for name in shapes}
-        saved_epoch = int(content["epoch"])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: read_array(archive, name) for name in shapes}
+            saved_epoch = int(read_array(archive, "epoch"))
+    except OSError as error:
+        # Before Python 3.12, zipfile seeks to a place before the file's beginning if a damaged directory leads there.
+        if error.errno == errno.EINVAL:
+            raise zipfile.BadZipFile("its directory is damaged") from None
+        raise
     if saved_epoch != epoch:
         raise ValueError(f"it is the checkpoint of epoch {saved_epoch}, under another name")
     for name, array in arrays.items():
         if array.shape != tuple(shapes[name]):
             raise ValueError(f"{name} has the shape {array.shape}, not {tuple(shapes[name])}")
     return arrays
+
+
+def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    # An entry that is read whole has its checksum verified. np.load of the file would believe the entry's header first,
+    # and a header that is damaged can make it stop before the end, at values that are shifted.
+    content = archive.read(f"{name}.npy")
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def set_damaged_aside(folder: str | os.PathLike, restored_epoch: int) -> None:

@@ -3,8 +3,11 @@
 The formulas are elsewhere: the ELBO's in vae.model, the NLL's in vae.importance, and bits/dim's in vae.likelihoods.
 """
 
+import dataclasses
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +26,94 @@ CHUNK_SIZE = 1000
 MAX_CHUNK_PIXELS = CHUNK_SIZE * 32 * 32 * 3
 
 
+class Effort(NamedTuple):
+    """How many of the test images are evaluated (None: all), and with how many importance samples for each NLL."""
+
+    num_images: int | None
+    num_samples: int
+
+
+# By network. The decoder of conv3 costs some 100 times as much as a flat one.
+DEFAULT_EFFORT = {"flat": Effort(None, 5000), "conv3": Effort(1000, 100)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What evaluate.py measures of a model. The entries of metrics.json have the same names.
+
+    The first `num_images` test images are measured. `elbo`, `log_likelihood`, `kl` and the NLLs have a "mean" over
+    these images, in nats, and its "standard_error", which comes from the spread over the images.
+
+    Each NLL is an estimate from `num_samples` importance samples per image: of q(z|x) for `nll_of_q`, which is the
+    literature's, and of the mixture of vae.importance for `nll`, which is the better one. In expectation, both are
+    upper bounds on the true NLL. Their "estimator_error" is the standard error that the importance samples add; it is
+    None for a single sample. `effective_sample_size` says how many samples those of the mixture are worth: the "median"
+    over the images, and the number of images where it is below 50, "num_below_50". All three are None if the model has
+    no likelihood.
+
+    `bits_per_dim` has an entry for the ELBO and for each NLL; it is None unless log p(x|z) is a density of dequantized
+    pixels. `active_units` has the indices of the latents in use (Burda et al. 2016, section 4.2).
+
+    `model` and `evaluation` say of training and of the evaluation whether the data was verified, "data_verified", and
+    which "versions" of the libraries were used.
+    """
+
+    num_images: int
+    num_samples: int
+    seed: int
+    elbo: dict[str, float]
+    log_likelihood: dict[str, float]
+    kl: dict[str, float]
+    nll: dict[str, Any] | None
+    nll_of_q: dict[str, Any] | None
+    effective_sample_size: dict[str, Any] | None
+    bits_per_dim: dict[str, Any]
+    active_units: list[int]
+    epoch: int
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def data_verified(self) -> bool:
+        """Whether both training and the evaluation used verified data."""
+        return bool(self.model["data_verified"] and self.evaluation["data_verified"])
+
+    @property
+    def quality(self) -> tuple[bool, int, int, int]:
+        """Ranks the evaluations of one run: the larger tuple is the better evaluation."""
+        return self.data_verified, self.epoch, self.num_images, self.num_samples
+
+    def describe_quality(self) -> str:
+        """The quality in words, for messages on which evaluation is kept."""
+        data = "verified data" if self.data_verified else "unverified data"
+        return f"{data}, epoch {self.epoch}, {self.num_images} images, {self.num_samples} samples"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, run_folder: Path) -> "Metrics":
+        """The metrics in a run's folder. Raises OSError, ValueError, KeyError or TypeError if they cannot be read."""
+        entries = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
+        return cls(**{field.name: entries[field.name] for field in dataclasses.fields(cls)})
+
+
+def find_metrics(run_folder: Path) -> Metrics | None:
+    """The metrics in a run's folder, or None if there are none that can be read; evaluate.py then writes new ones."""
+    try:
+        return Metrics.read(run_folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def chunk_size_for(x: np.ndarray) -> int:
-    """Returns how many of the prepared images x, [n, d], go through the network at once."""
+    """The number of prepared images of x, [n, d], that go through the network at once."""
     num_images, d = x.shape
     return min(CHUNK_SIZE, max(1, MAX_CHUNK_PIXELS // d), num_images)
 
 
 def prepare_test(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
-    """Returns the test set as the model sees it, [n, d], for images uint8 [n, h, w, c].
+    """The test set as the model sees it, [n, d], for images uint8 [n, h, w, c].
 
     It is prepared with one fixed seed, so that evaluation and figures use the same binarization or noise.
     """
@@ -39,7 +122,7 @@ def prepare_test(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
 
 
 def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
-    """Returns a function () -> Elbo of NumPy arrays [n], for prepared images x [n, d] and one fixed z per image."""
+    """A function () -> Elbo of NumPy arrays [n], for prepared images x [n, d] and one fixed z per image."""
     noise = generator(TEST_SEED, "test_noise").standard_normal((len(x), model.latent_dim), dtype=np.float32)
     chunk_size = chunk_size_for(x)
     num_parts = 1
@@ -72,7 +155,7 @@ def make_elbo_evaluator(model: VAE, x: np.ndarray) -> Callable[[], Elbo]:
 
 
 def make_test_elbo(model: VAE, images: np.ndarray) -> Callable[[], float]:
-    """Returns a function () -> the mean test ELBO in nats, for test images uint8 [n, h, w, c]."""
+    """A function () -> the mean test ELBO in nats, for test images uint8 [n, h, w, c]."""
     evaluate_elbo = make_elbo_evaluator(model, prepare_test(model.likelihood, images))
 
     def measure_test_elbo() -> float:
@@ -82,7 +165,7 @@ def make_test_elbo(model: VAE, images: np.ndarray) -> Callable[[], float]:
 
 
 def format_elbo(elbo: float, model: VAE) -> str:
-    """Returns a mean ELBO (nats) as text, with bits per dimension for densities of dequantized pixels."""
+    """A mean ELBO (nats) as text, with bits per dimension for densities of dequantized pixels."""
     bits = model.likelihood.bits_per_dim(-elbo, math.prod(model.image_shape))
     if bits is None:
         return f"{elbo:.2f} nats"
@@ -90,7 +173,7 @@ def format_elbo(elbo: float, model: VAE) -> str:
 
 
 def posteriors(model: VAE, x: np.ndarray) -> Posterior:
-    """Returns q(z|x) of prepared images x [n, d], in NumPy: mean and log_std, [n, L] each."""
+    """q(z|x) of prepared images x [n, d], in NumPy: mean and log_std, [n, L] each."""
     chunk_size = chunk_size_for(x)
     chunks = [model.encode(x[first : first + chunk_size]) for first in range(0, len(x), chunk_size)]
     mean = np.concatenate([chunk.mean for chunk in chunks])
@@ -99,90 +182,67 @@ def posteriors(model: VAE, x: np.ndarray) -> Posterior:
 
 
 def posterior_means(model: VAE, images: np.ndarray) -> np.ndarray:
-    """Returns the means of q(z|x), [n, L], for test images uint8 [n, h, w, c]."""
+    """The means of q(z|x), [n, L], for test images uint8 [n, h, w, c]."""
     return posteriors(model, prepare_test(model.likelihood, images)).mean
 
 
 def compute_metrics(
     model: VAE, x: np.ndarray, num_samples: int, on_image: Callable[[], object] = lambda: None
-) -> dict[str, Any]:
-    """Returns what evaluate.py reports for prepared test images x, [n, d], as a dict that JSON can hold.
+) -> Metrics:
+    """The Metrics of prepared test images x, [n, d] with n >= 2, without the entries `model` and `evaluation`.
 
-    "elbo", "log_likelihood", "kl", "nll" and "nll_of_q" have the mean over the images and its "standard_error", in
-    nats. The standard error comes from the spread over the images.
-
-    "nll_of_q" is the literature's estimate, from num_samples samples of q(z|x). "nll" is the better one, from as many
-    samples of the mixture of vae.importance. In expectation, both are upper bounds on the true NLL. Their
-    "estimator_error" is the standard error that comes from the importance samples, and None for a single one.
-    "effective_sample_size" has the median over the images of that of "nll", and the number of images where it is below
-    50. These entries are None if log_prob is not a likelihood.
-
-    "bits_per_dim" has those of "elbo" and of the NLLs, "active_units" the indices of the latents in use (Burda et al.
-    2016, section 4.2). on_image() is called after the importance samples of each image.
+    on_image() is called after the importance samples of each image.
     """
     posterior = posteriors(model, x)
     elbo = make_elbo_evaluator(model, x)()
-    metrics: dict[str, Any] = {
-        "num_images": len(x),
-        "num_samples": num_samples,
-        "seed": TEST_SEED,
-        "elbo": summarize(elbo.value),
-        "log_likelihood": summarize(elbo.log_likelihood),
-        "kl": summarize(elbo.kl),
-        "nll": None,
-        "nll_of_q": None,
-        "effective_sample_size": None,
-    }
+    elbo_summary = summarize(elbo.value)
     d = math.prod(model.image_shape)
-    bits_per_dim = {"elbo": model.likelihood.bits_per_dim(-metrics["elbo"]["mean"], d)}
+    bits_per_dim = {"elbo": model.likelihood.bits_per_dim(-elbo_summary["mean"], d)}
+
+    nll = None
+    nll_of_q = None
+    effective_sample_size = None
     if model.likelihood.normalized:
-        of_q, of_mixture = estimate_nlls(model, x, posterior, num_samples, on_image)
-        for name, estimates in (("nll", of_mixture), ("nll_of_q", of_q)):
-            metrics[name] = {**summarize(estimates.nll), "estimator_error": estimates.error_of_mean(num_samples)}
-            bits_per_dim[name] = model.likelihood.bits_per_dim(metrics[name]["mean"], d)
-        metrics["effective_sample_size"] = {
-            "median": float(np.median(of_mixture.effective_sample_size)),
-            "num_below_50": int(np.sum(of_mixture.effective_sample_size < 50)),
-        }
-    metrics["bits_per_dim"] = bits_per_dim
-    metrics["active_units"] = np.flatnonzero(posterior.mean.var(axis=0) > ACTIVE_VARIANCE).tolist()
-    return metrics
+        # The columns are q(z|x) and the mixture, [n, 2].
+        nlls = np.empty((len(x), 2))
+        sizes = np.empty((len(x), 2))
+        for index, log_weights in enumerate(importance.log_weights(model, x, posterior, num_samples)):
+            nlls[index] = [importance.importance_sampled_nll(row) for row in log_weights]
+            sizes[index] = [importance.effective_sample_size(row) for row in log_weights]
+            on_image()
+        nll = summarize_nll(nlls[:, 1], sizes[:, 1], num_samples)
+        nll_of_q = summarize_nll(nlls[:, 0], sizes[:, 0], num_samples)
+        bits_per_dim["nll"] = model.likelihood.bits_per_dim(nll["mean"], d)
+        bits_per_dim["nll_of_q"] = model.likelihood.bits_per_dim(nll_of_q["mean"], d)
+        effective_sample_size = {"median": float(np.median(sizes[:, 1])), "num_below_50": int(np.sum(sizes[:, 1] < 50))}
 
-
-class NllEstimates(NamedTuple):
-    """The estimated NLLs of images, [n] in nats, and the effective sizes of their importance samples, [n]."""
-
-    nll: np.ndarray
-    effective_sample_size: np.ndarray
-
-    def error_of_mean(self, num_samples: int) -> float | None:
-        """Returns the standard error of the mean NLL that comes from the importance samples, in nats.
-
-        It is None for one sample, which does not show how much samples differ.
-        """
-        if num_samples == 1:
-            return None
-        errors = importance.estimator_error(self.effective_sample_size, num_samples)
-        return float(np.sqrt(np.sum(errors**2)) / len(errors))
-
-
-def estimate_nlls(
-    model: VAE, x: np.ndarray, posterior: Posterior, num_samples: int, on_image: Callable[[], object]
-) -> tuple[NllEstimates, NllEstimates]:
-    """Returns the estimates from num_samples samples of q(z|x), and from as many of the mixture of vae.importance."""
-    nlls_of_images = []
-    sizes_of_images = []
-    for image_log_weights in importance.log_weights(model, x, posterior, num_samples):
-        nlls_of_images.append([importance.importance_sampled_nll(row) for row in image_log_weights])
-        sizes_of_images.append([importance.effective_sample_size(row) for row in image_log_weights])
-        on_image()
-    # The columns are those of q(z|x) and of the mixture, [n, 2].
-    nlls = np.array(nlls_of_images)
-    sizes = np.array(sizes_of_images)
-    return NllEstimates(nlls[:, 0], sizes[:, 0]), NllEstimates(nlls[:, 1], sizes[:, 1])
+    return Metrics(
+        num_images=len(x),
+        num_samples=num_samples,
+        seed=TEST_SEED,
+        elbo=elbo_summary,
+        log_likelihood=summarize(elbo.log_likelihood),
+        kl=summarize(elbo.kl),
+        nll=nll,
+        nll_of_q=nll_of_q,
+        effective_sample_size=effective_sample_size,
+        bits_per_dim=bits_per_dim,
+        active_units=np.flatnonzero(posterior.mean.var(axis=0) > ACTIVE_VARIANCE).tolist(),
+        epoch=model.epoch,
+    )
 
 
 def summarize(values: np.ndarray) -> dict[str, float]:
-    """Returns the mean over the images and its standard error, which comes from how much they differ."""
+    """The mean over the images and its standard error, which comes from how much they differ."""
     standard_error = values.std(dtype=np.float64, ddof=1) / math.sqrt(len(values))
     return {"mean": float(values.mean(dtype=np.float64)), "standard_error": float(standard_error)}
+
+
+def summarize_nll(nlls: np.ndarray, effective_sample_sizes: np.ndarray, num_samples: int) -> dict[str, Any]:
+    """The mean NLL over the images, its standard error, and the error that comes from the importance samples."""
+    estimator_error = None
+    # One sample does not show how much samples differ.
+    if num_samples > 1:
+        errors = importance.estimator_error(effective_sample_sizes, num_samples)
+        estimator_error = float(np.sqrt(np.sum(errors**2)) / len(errors))
+    return {**summarize(nlls), "estimator_error": estimator_error}

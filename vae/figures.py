@@ -94,7 +94,7 @@ def learning_curves(
 
 
 def elbo_limits(epochs: np.ndarray, elbos: np.ndarray) -> tuple[float, float]:
-    """Returns the limits of the ELBO's axis, for ELBOs [n] after the epochs [n].
+    """The limits of the ELBO's axis, for ELBOs [n] after the epochs [n].
 
     They leave out low ELBOs of the first tenth of the epochs, which would hide all that follows.
     """
@@ -153,7 +153,7 @@ def draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, colours: Se
 
 
 def shorten(name: str) -> str:
-    """Returns the name of a class for a legend: at most MAX_NAME_LENGTH characters, with dollar signs that are text."""
+    """The name of a class for a legend: at most MAX_NAME_LENGTH characters, with dollar signs that are text."""
     if len(name) > MAX_NAME_LENGTH:
         name = f"{name[: MAX_NAME_LENGTH - 3]}..."
     # Matplotlib takes what is between two dollar signs for a formula.

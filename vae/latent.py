@@ -7,6 +7,39 @@ from scipy.stats import norm
 from sklearn.decomposition import PCA
 
 
+class MapAxes(NamedTuple):
+    """A line or a plane of the latent space: its points are origin + a directions[0] + b directions[1].
+
+    origin is [L], directions is [1 or 2, L] with orthonormal rows. `labels` has a name for each axis. `points`,
+    [n, 1 or 2], are the means that the axes were made for.
+    """
+
+    origin: np.ndarray
+    directions: np.ndarray
+    labels: tuple[str, ...]
+    points: np.ndarray
+
+    def project(self, z: np.ndarray) -> np.ndarray:
+        """The coordinates of z, [n, L], on the axes: [n, 1 or 2]."""
+        return (z - self.origin) @ self.directions.T
+
+
+def map_axes(means: np.ndarray) -> MapAxes:
+    """The axes to map means [n, L] on: the latents themselves for L up to 2, else two principal components.
+
+    The origin of the principal components is the average of the means, as in figure 3.
+    """
+    latent_dim = means.shape[1]
+    if latent_dim <= 2:
+        labels = tuple(f"z[{index}]" for index in range(latent_dim))
+        return MapAxes(np.zeros(latent_dim), np.eye(latent_dim), labels, points=means)
+    pca = PCA(2, svd_solver="full")
+    points = pca.fit_transform(means)
+    shares = enumerate(pca.explained_variance_ratio_, start=1)
+    labels = tuple(f"component {number} ({share:.0%} of the variance)" for number, share in shares)
+    return MapAxes(pca.mean_, pca.components_, labels, points)
+
+
 class LatentPlane(NamedTuple):
     """Points in a plane of the latent space, [n, 2], and what the plane and its axes are called."""
 
@@ -17,51 +50,16 @@ class LatentPlane(NamedTuple):
 
 
 def project_to_plane(means: np.ndarray) -> LatentPlane:
-    """Returns means [n, L >= 2] in the plane to draw them in: their own for L = 2, else that of their PCA."""
+    """Means [n, L >= 2] in the plane of `map_axes` (figures 2 and 3)."""
     latent_dim = means.shape[1]
+    points = map_axes(means).points
     if latent_dim == 2:
-        return LatentPlane(means, "Means of q(z|x), 2 latents", "z1", "z2")
-    title = f"PCA of the means of q(z|x), {latent_dim} latents"
-    return LatentPlane(principal_components(means), title, "component 1", "component 2")
-
-
-class MapAxes(NamedTuple):
-    """A line or a plane of the latent space: its points are origin + a directions[0] + b directions[1].
-
-    origin is [L], directions is [1 or 2, L] with orthonormal rows. `labels` has a name for each axis.
-    """
-
-    origin: np.ndarray
-    directions: np.ndarray
-    labels: tuple[str, ...]
-
-    def project(self, z: np.ndarray) -> np.ndarray:
-        """Returns the coordinates of z, [n, L], on the axes: [n, 1 or 2]."""
-        return (z - self.origin) @ self.directions.T
-
-
-def map_axes(means: np.ndarray) -> MapAxes:
-    """Returns the axes to map means [n, L] on: the latents themselves for L up to 2, else two principal components.
-
-    The origin of the principal components is the average of the means, as in figure 3.
-    """
-    latent_dim = means.shape[1]
-    if latent_dim <= 2:
-        labels = tuple(f"z[{index}]" for index in range(latent_dim))
-        return MapAxes(np.zeros(latent_dim), np.eye(latent_dim), labels)
-    pca = PCA(2, svd_solver="full").fit(means)
-    shares = enumerate(pca.explained_variance_ratio_, start=1)
-    labels = tuple(f"component {number} ({share:.0%} of the variance)" for number, share in shares)
-    return MapAxes(pca.mean_, pca.components_, labels)
-
-
-def principal_components(means: np.ndarray) -> np.ndarray:
-    """Returns the projection of means [n, L >= 2] onto their first two principal components, [n, 2] (figure 3)."""
-    return PCA(2, svd_solver="full").fit_transform(means)
+        return LatentPlane(points, "Means of q(z|x), 2 latents", "z1", "z2")
+    return LatentPlane(points, f"PCA of the means of q(z|x), {latent_dim} latents", "component 1", "component 2")
 
 
 def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the singular values of Z = means [n, L], in decreasing order, and their running share (figure 4).
+    """The singular values of Z = means [n, L], in decreasing order, and their running share (figure 4).
 
     Both are [min(n, L)]. The running share is the sum of the singular values so far over the sum of all.
     """
@@ -70,7 +68,7 @@ def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interpolations(z1: np.ndarray, z2: np.ndarray, num_steps: int) -> np.ndarray:
-    """Returns alpha z1 + (1 - alpha) z2 for alpha from 0 to 1, [n, num_steps, L], with z1 and z2 [n, L] (figure 1c).
+    """alpha z1 + (1 - alpha) z2 for alpha from 0 to 1, [n, num_steps, L], with z1 and z2 [n, L] (figure 1c).
 
     Each path begins at z2 and ends at z1.
     """
@@ -79,7 +77,7 @@ def interpolations(z1: np.ndarray, z2: np.ndarray, num_steps: int) -> np.ndarray
 
 
 def quantile_grid(size: int) -> np.ndarray:
-    """Returns a grid of points in two dimensions, [size, size, 2], in equal steps of probability under N(0, I).
+    """A grid of points in two dimensions, [size, size, 2], in equal steps of probability under N(0, I).
 
     Its lines are at the quantiles 1/(2 size), 3/(2 size), ... (Kingma & Welling 2014, figure 4). The second coordinate
     grows upwards.

@@ -259,15 +259,15 @@ def restore(folder: str | os.PathLike, config: Config | None = None) -> VAE:
     Its `epoch` is the checkpoint's. Raises RunError if there is no trained model, if it cannot be read, or if `config`
     is given and the folder holds another model.
     """
-    # Imported here, because it imports TensorFlow: see the top of this file.
-    from vae import model
-
     folder = Path(folder)
     if saved_epoch(folder) == 0:
         raise RunError(f"no trained model in {folder}")
     saved = read_config(folder)
     if config is not None:
         check_config(folder, saved.config, config)
+    # Imported here, because it imports TensorFlow: see the top of this file.
+    from vae import model
+
     vae = model.create(saved.config, saved.image_shape)
     vae.epoch = fill(vae.named_weights(), folder)
     return vae

@@ -1,11 +1,6 @@
-"""The two VAEs in JAX with optax.
-
-An epoch of the flat VAE is one compiled scan, which draws its own data or takes data that NumPy has prepared. Its steps
-may have two parts: XLA runs two halves of a batch side by side.
-"""
+"""The two VAEs in JAX with optax. An epoch of the flat VAE is one compiled scan."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +20,9 @@ Params = list[Layer]
 # All that training changes.
 State = tuple[Params, optax.OptState]
 
+# x as uint8 and noise ~ N(0, I): a batch of both.
+Batch = tuple[jax.Array, jax.Array]
+
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
 # A network takes its parameters, x and noise ~ N(0, I), [batch, L]. It returns the logits, which have the shape of x,
@@ -32,7 +30,7 @@ State = tuple[Params, optax.OptState]
 
 
 def flat_shapes(pixels: int, hidden_size: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the weights of the flat network: d -> H -> H -> 2L and back."""
+    """The shapes of the weights of the flat network: d -> H -> H -> 2L and back."""
     return [
         (pixels, hidden_size),
         (hidden_size, hidden_size),
@@ -56,7 +54,7 @@ def flat(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax
 
 
 def conv3_shapes(channels: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of the weights of the report's convolutional network for 32x32 images."""
+    """The shapes of the weights of the report's convolutional network for 32x32 images."""
     return [
         (3, 3, channels, 32),
         (7, 7, 32, 64),
@@ -84,7 +82,6 @@ def conv3(params: Params, x: jax.Array, noise: jax.Array) -> tuple[jax.Array, ja
 
 
 def dense(h: jax.Array, layer: Layer) -> jax.Array:
-    """Applies a dense layer."""
     weights, bias = layer
     return h @ weights + bias
 
@@ -110,7 +107,7 @@ def convolve_transposed(h: jax.Array, layer: Layer) -> jax.Array:
 
 
 def max_pool(h: jax.Array) -> jax.Array:
-    """Returns the maximum of each square of 2x2 pixels."""
+    """The maximum of each square of 2x2 pixels."""
     return lax.reduce_window(
         h,
         -jnp.inf,
@@ -124,50 +121,32 @@ def max_pool(h: jax.Array) -> jax.Array:
 # ---- Training ------------------------------------------------------------------------------------------------------
 
 
-def make_params(shapes: Sequence[tuple[int, ...]]) -> Params:
-    """Returns Glorot uniform weights of these shapes, and biases of zero."""
+def make_state(shapes: Sequence[tuple[int, ...]], optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step: Glorot uniform weights of these shapes, and biases of zero."""
     draw = jax.nn.initializers.glorot_uniform()
     keys = jax.random.split(jax.random.key(0), len(shapes))
-    params = []
-    for key, shape in zip(keys, shapes, strict=True):
-        weights = draw(key, shape)
-        bias = jnp.zeros(shape[-1])
-        params.append((weights, bias))
-    return params
-
-
-def make_state(shapes: Sequence[tuple[int, ...]], optimizer: optax.GradientTransformation) -> State:
-    """Returns the state before the first step."""
-    params = make_params(shapes)
+    params = [(draw(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=True)]
     return params, optimizer.init(params)
 
 
 def make_step(
     network: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
     optimizer: optax.GradientTransformation,
-    make_batch: Callable[..., tuple[jax.Array, jax.Array]],
-    num_parts: int,
-) -> Callable[[State, Any], tuple[State, jax.Array]]:
-    """Returns a function (state, inputs) -> (state, mean ELBO in nats) that takes one training step.
+    x_scale: float,
+) -> Callable[[State, Batch], tuple[State, jax.Array]]:
+    """A function (state, batch) -> (state, mean ELBO in nats) that takes one training step. It divides x by x_scale."""
 
-    make_batch(*inputs) returns x and noise. They are split into num_parts equal parts, whose losses are added.
-    """
-
-    def sum_of_negative_elbos(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
+    def mean_negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
         logits, mean, log_std = network(params, x, noise)
         # -log p(x|z) and KL(q(z|x) || p(z)), summed over the batch.
         cross_entropy = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x))
         kl = 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std)
-        return cross_entropy + kl
+        return (cross_entropy + kl) / len(x)
 
-    def mean_negative_elbo(params: Params, x: jax.Array, noise: jax.Array) -> jax.Array:
-        parts = zip(jnp.split(x, num_parts), jnp.split(noise, num_parts), strict=True)
-        return sum(sum_of_negative_elbos(params, x_part, noise_part) for x_part, noise_part in parts) / len(x)
-
-    def step(state: State, inputs: Any) -> tuple[State, jax.Array]:
+    def step(state: State, batch: Batch) -> tuple[State, jax.Array]:
         params, moments = state
-        x, noise = make_batch(*inputs)
-        loss, gradient = jax.value_and_grad(mean_negative_elbo)(params, x, noise)
+        x, noise = batch
+        loss, gradient = jax.value_and_grad(mean_negative_elbo)(params, x.astype(jnp.float32) / x_scale, noise)
         updates, moments = optimizer.update(gradient, moments)
         params = optax.apply_updates(params, updates)
         return (params, moments), -loss
@@ -175,19 +154,15 @@ def make_step(
     return step
 
 
-def train_prepared(images: np.ndarray, hidden_size: int, num_parts: int) -> Iterator[float]:
-    """Yields the mean ELBO of each epoch of the flat VAE, on data that NumPy prepares on a thread."""
+def train_flat(images: np.ndarray, hidden_size: int) -> Iterator[float]:
+    """Yields the mean ELBO of each epoch of the flat VAE."""
     pixels = images.reshape(len(images), -1)
     optimizer = optax.adam(1e-3)
     state = make_state(flat_shapes(pixels.shape[1], hidden_size), optimizer)
-
-    def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return x.astype(jnp.float32), noise
-
-    step = make_step(flat, optimizer, make_batch, num_parts)
+    step = make_step(flat, optimizer, x_scale=1)
 
     @jax.jit(donate_argnums=0)
-    def train_epoch(state: State, block: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
+    def train_epoch(state: State, block: Batch) -> tuple[State, jax.Array]:
         state, elbos = lax.scan(step, init=state, xs=block)
         return state, elbos.mean()
 
@@ -197,45 +172,6 @@ def train_prepared(images: np.ndarray, hidden_size: int, num_parts: int) -> Iter
         yield float(elbo)
 
 
-def train_own_draws(images: np.ndarray, hidden_size: int, num_parts: int) -> Iterator[float]:
-    """Yields the mean ELBO of each epoch of the flat VAE, which draws x and noise in its compiled loop."""
-    intensities = jnp.asarray(images.reshape(len(images), -1), jnp.float32) / 255
-    optimizer = optax.adam(1e-3)
-    state = make_state(flat_shapes(intensities.shape[1], hidden_size), optimizer)
-
-    # The intensities are an argument, because JAX would otherwise make them a constant of the compiled function.
-    @jax.jit(donate_argnums=0)
-    def train_epoch(
-        state: State,
-        rows_and_keys: tuple[jax.Array, jax.Array],
-        intensities: jax.Array,
-    ) -> tuple[State, jax.Array]:
-        def make_batch(rows: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x_key, noise_key = jax.random.split(key)
-            x = jax.random.bernoulli(x_key, intensities[rows]).astype(jnp.float32)
-            noise = jax.random.normal(noise_key, (BATCH_SIZE, LATENT_DIM))
-            return x, noise
-
-        step = make_step(flat, optimizer, make_batch, num_parts)
-        state, elbos = lax.scan(step, init=state, xs=rows_and_keys)
-        return state, elbos.mean()
-
-    epochs = rows_and_keys_of_epochs(len(images), steps=len(images) // BATCH_SIZE)
-    for rows_and_keys in prefetch(epochs):
-        state, elbo = train_epoch(state, rows_and_keys, intensities)
-        yield float(elbo)
-
-
-def rows_and_keys_of_epochs(num_images: int, steps: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Yields the order of the images for each epoch, as rows [steps, 100], and a random key for each step."""
-    # The default generator, threefry, was faster here than rbg.
-    key = jax.random.key(0)
-    while True:
-        key, order_key, steps_key = jax.random.split(key, 3)
-        order = jax.random.permutation(order_key, num_images)
-        yield order.reshape(steps, BATCH_SIZE), jax.random.split(steps_key, steps)
-
-
 def train_conv3(images: np.ndarray) -> Iterator[float]:
     """Yields the mean ELBO of each epoch of the convolutional VAE.
 
@@ -243,31 +179,21 @@ def train_conv3(images: np.ndarray) -> Iterator[float]:
     """
     optimizer = optax.adam(1e-3)
     state = make_state(conv3_shapes(images.shape[-1]), optimizer)
-
-    def make_batch(x: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return x.astype(jnp.float32) / 255, noise
-
-    step = jax.jit(make_step(conv3, optimizer, make_batch, num_parts=1), donate_argnums=0)
+    step = jax.jit(make_step(conv3, optimizer, x_scale=255), donate_argnums=0)
     blocks = prepared_blocks(images, steps=len(images) // BATCH_SIZE, binarize=False)
-    for all_x, all_noise in prefetch(blocks):
+    for block in prefetch(blocks):
         elbos = []
-        for x, noise in zip(all_x, all_noise, strict=True):
-            state, elbo = step(state, (x, noise))
+        for batch in zip(*block, strict=True):
+            state, elbo = step(state, batch)
             elbos.append(elbo)
         yield float(jnp.stack(elbos).mean())
 
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "prepared", "prepared_parts", "own_draws", "own_draws_parts", "conv3")
+    args = parse_arguments(__doc__, "flat", "conv3")
     images = np.load(args.images)
-    num_parts = 2 if args.kind.endswith("parts") else 1
-    if args.kind.startswith("prepared"):
-        elbos = train_prepared(images, args.hidden_size, num_parts)
-    elif args.kind.startswith("own_draws"):
-        elbos = train_own_draws(images, args.hidden_size, num_parts)
-    else:
-        elbos = train_conv3(images)
+    elbos = train_flat(images, args.hidden_size) if args.kind == "flat" else train_conv3(images)
     turns = Turns()
     for elbo in elbos:
         turns.end_epoch(elbo)

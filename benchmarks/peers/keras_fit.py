@@ -44,28 +44,25 @@ class VAE(keras.Model):
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """Returns the metrics that `fit` resets before each epoch."""
+        """The metrics that `fit` resets before each epoch."""
         return [self.elbo]
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes a step of Adam on x [100, d] and noise ~ N(0, I), [100, L]; returns the mean ELBO in nats."""
         x, noise = data
+        x = ops.cast(x, "float32")
         with tf.GradientTape() as tape:
-            loss = self.sum_of_negative_elbos(ops.cast(x, "float32"), noise) / BATCH_SIZE
+            # z = mean + std * noise, [100, L].
+            mean, log_std = ops.split(self.encoder(x), 2, axis=1)
+            logits = self.decoder(mean + ops.exp(log_std) * noise)
+            # -log p(x|z) and KL(q(z|x) || p(z)), summed over the images.
+            cross_entropy = ops.sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits))
+            kl = 0.5 * ops.sum(mean**2 + ops.exp(2 * log_std) - 1 - 2 * log_std)
+            loss = (cross_entropy + kl) / BATCH_SIZE
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         self.elbo.update_state(-loss)
         return {"elbo": self.elbo.result()}
-
-    def sum_of_negative_elbos(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of the negative ELBOs of x [n, d] with noise ~ N(0, I), [n, L], in nats."""
-        # z = mean + std * noise, [n, L].
-        mean, log_std = ops.split(self.encoder(x), 2, axis=1)
-        logits = self.decoder(mean + ops.exp(log_std) * noise)
-        # -log p(x|z) and KL(q(z|x) || p(z)), summed over the images.
-        cross_entropy = ops.sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=logits))
-        kl = 0.5 * ops.sum(mean**2 + ops.exp(2 * log_std) - 1 - 2 * log_std)
-        return cross_entropy + kl
 
 
 class TurnsCallback(keras.callbacks.Callback):
@@ -76,13 +73,12 @@ class TurnsCallback(keras.callbacks.Callback):
         self._turns = Turns()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Ends the epoch. `fit` calls this method with the metrics of the epoch in `logs`."""
         assert logs is not None
         self._turns.end_epoch(float(logs["elbo"]))
 
 
 def make_data(images: np.ndarray, block_steps: int) -> tf.data.Dataset:
-    """Returns a data set of batches, x [100, d] and noise [100, L], for images uint8 [n, d].
+    """The batches, x [100, d] and noise [100, L], for images uint8 [n, d].
 
     NumPy prepares the data of many steps at a time, on a thread. If train_step drew it under XLA, an epoch would take
     about ten times as long.
@@ -100,7 +96,7 @@ def make_data(images: np.ndarray, block_steps: int) -> tf.data.Dataset:
 
 def main() -> None:
     """Trains without end, in turn with the other contenders."""
-    args = parse_arguments(__doc__, "fit")
+    args = parse_arguments(__doc__, "flat")
     images = np.load(args.images)
     pixels = images.reshape(len(images), -1)
     steps = len(images) // BATCH_SIZE

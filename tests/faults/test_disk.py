@@ -23,8 +23,8 @@ import evaluate
 import make_pictures
 import train
 from datasets import base
-from report import results
 from vae import runs
+from vae.evaluation import Metrics
 
 ROOT = Path(config.__file__).parent
 # The limit decides what is too large: config.json, the checkpoint or the learning curves.
@@ -150,7 +150,7 @@ def test_metrics_and_pictures_on_a_full_disk_stay_as_they_were(main, options, tr
     assert "Traceback" not in stderr
     assert contents(trained) == before
     if main is evaluate.main:
-        assert results.read_metrics(only_run(trained)).num_samples == 2
+        assert Metrics.read(only_run(trained)).num_samples == 2
     pictures = [content for path, content in before.items() if path.suffix == ".png"]
     assert pictures
     for content in pictures:

@@ -19,8 +19,8 @@ import evaluate
 import make_pictures
 import train
 from datasets import base
-from report import results
 from vae import runs, training
+from vae.evaluation import Metrics
 from vae.training import HistoryRow
 
 
@@ -152,8 +152,8 @@ def test_an_evaluation_killed_at_every_change_leaves_whole_metrics_or_none(tmp_p
         argv = [*DIGITS, "--num_samples", str(num_samples)]
         exit_code = run_until_change(tmp_path, len(found), run_script, evaluate.main, tmp_path, *argv)
         possible.append(num_samples)
-        metrics = results.read_metrics(run)  # raises RunError if the file is half-written
-        found.append(None if metrics is None else metrics.num_samples)
+        # Raises an error if the file is half-written.
+        found.append(Metrics.read(run).num_samples if (run / "metrics.json").exists() else None)
         assert found[-1] in possible
     assert found[-1] == possible[-1]
     assert None in found

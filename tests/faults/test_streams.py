@@ -13,8 +13,8 @@ from injection import DIGITS, in_child, only_run, run_script
 
 import config
 import train
-from report import results
 from vae import runs
+from vae.evaluation import Metrics
 
 ROOT = Path(config.__file__).parent
 LOST = "could not write standard output"
@@ -65,7 +65,7 @@ def test_an_evaluation_writes_its_metrics_wherever_its_text_goes(
     assert code == exit_code
     assert stderr.count("\n") == num_lines, stderr
     assert (f"evaluate.py: error: {LOST} (" in stderr) == (num_lines == 1)
-    assert results.read_metrics(only_run(tmp_path)).num_samples == 2
+    assert Metrics.read(only_run(tmp_path)).num_samples == 2
 
     code, stderr = run_in_shell("train", tmp_path, "--list", redirections=redirections)
     assert code == exit_code
