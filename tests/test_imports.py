@@ -66,7 +66,7 @@ VAE = {
     "vae.latent": {"numpy", "scipy", "sklearn"},
     "vae.figures": {"matplotlib", "numpy", "vae.latent.LatentPlane"},
 }
-DATASETS = {"PIL", "datasets", "numpy", "pooch", "scipy", "sklearn", "tqdm"}
+DATASETS = {"PIL", "config", "datasets", "numpy", "pooch", "scipy", "sklearn", "tqdm"}
 FILE_MODULES = {"glob", "io", "os", "pathlib", "shutil", "tempfile"}
 
 
