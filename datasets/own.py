@@ -198,35 +198,34 @@ def find_pictures(folder: Path) -> tuple[list[PictureFile], list[str]]:
     so are files without one of the SUFFIXES. Raises DataError if there are no pictures, or if only some of them are in
     class folders.
     """
-    paths = []
+    pictures = []
     ignored = []
     for path in _walk(folder):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            paths.append(path)
+            *folders, _ = path.relative_to(folder).parts
+            pictures.append(PictureFile(path, class_name=folders[0] if folders else None))
         else:
             ignored.append(path.name)
-    if not paths:
+    if not pictures:
         raise DataError(
             f"no pictures in {folder}: pictures end in {', '.join(SUFFIXES)}, and a folder of arrays holds "
             f"train_images.npy and test_images.npy; other files: {_name_some(ignored)}"
         )
-    loose = [path for path in paths if path.parent == folder]
-    if not loose:
-        return [PictureFile(path, path.relative_to(folder).parts[0]) for path in paths], ignored
-    in_classes = [path for path in paths if path.parent != folder]
-    if in_classes:
+    loose = [file.path for file in pictures if file.class_name is None]
+    in_classes = [file.path for file in pictures if file.class_name is not None]
+    if loose and in_classes:
         raise DataError(
             f"{folder} holds pictures, such as {loose[0]}, beside folders of pictures, such as {in_classes[0]}: "
             "folders are classes, so put all pictures into folders, or none"
         )
-    return [PictureFile(path, None) for path in paths], ignored
+    return pictures, ignored
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Yields the files below a folder, in sorted order, and its hidden folders, which are not entered."""
     for name in sorted(os.listdir(folder)):
         path = folder / name
-        # Of a broken link, and of one that leads back to a folder that it is in, stat raises an error in the end.
+        # stat fails for a broken link, and, once the path is too long, for a link back to a folder that it is in.
         if not name.startswith(".") and stat.S_ISDIR(path.stat().st_mode):
             yield from _walk(path)
         else:
@@ -430,7 +429,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _scale_all(images: np.ndarray, image_size: int) -> np.ndarray:
     """Images [n, h, w] or [n, h, w, c] scaled and cropped, [n, image_size, image_size] or with c at the end."""
-    if images.shape[-1] == 1:
+    if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     return np.stack([np.asarray(scale(Image.fromarray(image), image_size)) for image in images])
 
