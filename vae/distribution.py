@@ -43,10 +43,13 @@ def read_tf_config(text: str) -> tuple[dict[str, str], str] | None:
 
     Without a job `chief`, worker 0 is the chief. None if there is only one worker. Raises UsageError.
     """
+    workers = {}
     try:
         content = json.loads(text)
         jobs = content.get("cluster", {})
-        workers = {f"{job} {i}": address for job in ("chief", "worker") for i, address in enumerate(jobs.get(job, []))}
+        for job in ("chief", "worker"):
+            for index, address in enumerate(jobs.get(job, [])):
+                workers[f"{job} {index}"] = address
         if set(jobs) <= {"chief", "worker"} and len(workers) < 2:
             return None
         name = f"{content['task']['type']} {int(content['task']['index'])}"
@@ -197,14 +200,16 @@ class Replicas:
 
     def check_agreement(self, config: Config, *images: np.ndarray) -> None:
         """Raises UsageError on all workers if one of them has other flags or other images than the chief."""
-        checksums = {f"--{key}": zlib.crc32(repr(value).encode()) for key, value in dataclasses.asdict(config).items()}
+        checksums = {}
+        for field, value in dataclasses.asdict(config).items():
+            checksums[f"--{field}"] = zlib.crc32(repr(value).encode())
         checksums["images"] = 0
         for array in images:
             checksums["images"] = zlib.crc32(np.ascontiguousarray(array).data, checksums["images"])
         rows = self.gather(list(checksums.values()))
         for name, row in zip(self._names, rows, strict=True):
-            different = [key for key, is_equal in zip(checksums, row == rows[0], strict=True) if not is_equal]
-            if different:
+            different = np.array(list(checksums))[row != rows[0]]
+            if different.size > 0:
                 raise UsageError(f"{name} and {self._names[0]} must have the same {', '.join(different)}")
 
     def broadcast(self, state: State) -> None:
@@ -226,12 +231,13 @@ class Replicas:
 
         Every worker calls it at the end of an epoch, so that all stop after the same one.
         """
-        numbers = self.gather(received[:1] or [0])[:, 0]
+        numbers = self.gather([received[0] if received else 0])[:, 0]
         index = int(numbers.argmax())
-        if numbers[index] and not received:
+        number = int(numbers[index])
+        if number > 0 and not received:
             report(f"{self._names[self._index]}: stopping, because {self._names[index]} was asked to stop")
-            received.append(int(numbers[index]))
-        return bool(numbers[index])
+            received.append(number)
+        return number > 0
 
     def compile_block(self, state: State, batch_size: int) -> Callable[[Block], np.ndarray]:
         """A function that takes the optimizer steps of a Block. See training.compile_block.
