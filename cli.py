@@ -57,7 +57,7 @@ HELP = {
     "your own images: a folder, or a file that ends in .npz (default: %(default)s)",
     "vae_type": "network and distribution of the pixels (default: %(default)s)",
     "latent_dim": "size of the latent space (default: %(default)s)",
-    "num_epochs": "the final epoch (default: %(default)s); scripts that use a trained model ignore it",
+    "num_epochs": f"the final epoch (default: {Config.num_epochs}); scripts that use a trained model ignore it",
     "learning_rate": "Adam's learning rate (default: %(default)s)",
     "batch_size": "images per training step (default: %(default)s)",
     "hidden_size": "neurons in each hidden layer of the flat networks (default: %(default)s)",
@@ -91,13 +91,15 @@ def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
     """Adds --list and a flag for each field of Config, except those in `without`. Config says what each takes."""
     for field in dataclasses.fields(Config):
         name = field.name
-        metavar = None
+        metavar = "NAME|PATH"
         type_of_flag: Callable = str
         if name in CHOICES:
             metavar = f"{{{','.join(CHOICES[name])}}}"
         elif name in RANGES:
+            metavar = "N"
             type_of_flag = whole_number
         elif name == "learning_rate":
+            metavar = "RATE"
             type_of_flag = real_number
         if name not in without:
             parser.add_argument(f"--{name}", type=type_of_flag, default=field.default, metavar=metavar, help=HELP[name])

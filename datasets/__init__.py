@@ -1,6 +1,6 @@
 """The data sets of the report, scikit-learn's digits, and the user's own images.
 
-`load(name, data_dir)` returns a Dataset of raw bytes. Each module reads one data set; cifar10.py also crops it, and
+`load(name, data_dir)` gives a Dataset of raw bytes. Each module reads one data set; cifar10.py also crops it, and
 own.py reads what a path leads to.
 """
 
@@ -27,7 +27,7 @@ LOADERS: dict[str, Callable[[Path, bool], Dataset]] = {
 def load(
     name: str | Path, data_dir: str | Path = "data", allow_unverified: bool = False, image_size: int | None = None
 ) -> Dataset:
-    """Returns the data set with the given name. Downloads its files into data_dir if they are not there yet.
+    """The data set with the given name. Its files are downloaded into data_dir if they are not there yet.
 
     With allow_unverified, files whose sha256 is not the published one are accepted, except pickles. The Dataset then
     has verified=False.

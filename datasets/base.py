@@ -1,14 +1,13 @@
 """What the data sets share: the Dataset, published files and their checks, and the cache of decoded arrays."""
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +15,6 @@ import numpy as np
 SPLIT_SEED = 0
 # The number of seconds without any data after which the next address is tried.
 TIMEOUT = 30
-WRONG_FILE = "the server sent a different file"
-CACHED_ARRAYS = ("train_images", "test_images", "train_labels", "test_labels")
 
 
 class DataError(OSError):
@@ -30,7 +27,7 @@ class DownloadError(DataError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Holds images and labels as bytes. Scaling to floats and noise belong to the likelihood.
+    """Images and labels as bytes. Scaling to floats and noise belong to the likelihood.
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
     `verified` says whether every source file has its published digest. The user's own images have no published digest.
@@ -48,28 +45,40 @@ class Dataset:
 
 
 def split(num_images: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of training and test images of a fixed random split, each in increasing order."""
+    """The indices of training and test images of a fixed random split, each in increasing order."""
     # RandomState, because NumPy promises that its streams never change.
     order = np.random.RandomState(SPLIT_SEED).permutation(num_images)
     return np.sort(order[:num_train]), np.sort(order[num_train:])
 
 
-def sha256_of_array(array: np.ndarray | None, header: bytes = b"") -> str:
-    """Returns the sha256 of a header and an array's bytes in C order. An array that is None has no bytes."""
-    digest = hashlib.sha256(header)
-    if array is not None:
-        digest.update(np.ascontiguousarray(array).data)
+def sha256_of_arrays(arrays: Mapping[str, np.ndarray], max_rows: int | None = None) -> str:
+    """The sha256 of the names, types, shapes and contents of arrays, as 64 hexadecimal digits.
+
+    With max_rows, only so many rows of each array enter it, in equal steps from the first to the last.
+    """
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        if max_rows is None:
+            digest.update(np.ascontiguousarray(array).data)
+            continue
+        rows = np.linspace(0, len(array) - 1, max_rows).astype(np.int64)
+        for row in np.unique(rows):
+            digest.update(np.ascontiguousarray(array[row]).data)
     return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file's bytes, as 64 hexadecimal digits."""
+    """The sha256 of a file's bytes, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# ---- Published files -----------------------------------------------------------------------------------------------
+
+
 class RemoteFile(NamedTuple):
-    """Describes a published file.
+    """A published file.
 
     urls: the addresses of the file, in the order in which they are tried.
     sha256: the published digest.
@@ -92,18 +101,16 @@ class RemoteFile(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file on disk that a data set is read from."""
+    """A file on disk that a data set is read from, and whether it is the published one."""
 
     path: Path
-    sha256: str
     verified: bool
 
 
 def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Source:
-    """Returns the Source of a published file in `folder`. Downloads the file if it is missing.
+    """The Source of a published file in `folder`, which is downloaded if it is missing.
 
-    The folder may hold a .gz file unpacked instead. An existing file is never replaced. Pickles and files from packages
-    are checked further: see frey_faces.read_pkl, mnist.py and package_registries.py.
+    The folder may hold a .gz file unpacked instead. An existing file is never replaced.
 
     Raises DataError if the existing file is not the published one and allow_unverified is false. Raises DownloadError
     if the file is missing and cannot be downloaded from any of its addresses.
@@ -111,208 +118,123 @@ def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Sou
     published = {folder / file.name: file.sha256}
     if file.unpacked_sha256:
         published[folder / file.unpacked_name] = file.unpacked_sha256
-    present = [_source(path, file, sha256) for path, sha256 in published.items() if path.is_file()]
-    if not present:
-        return _download(file, folder)
-    for source in present:
-        if source.verified:
-            return source
-    first = present[0]
+    found = {path: file.digest(path) for path in published if path.is_file()}
+    if not found:
+        return Source(_download(file, folder), verified=True)
+    for path, digest in found.items():
+        if digest == published[path]:
+            return Source(path, verified=True)
+    path, digest = next(iter(found.items()))
     if allow_unverified:
-        return first
+        return Source(path, verified=False)
     raise DataError(
-        f"{first.path} is not the published file: "
-        f"{file.digest_name} is {file.digest(first.path)}, not {published[first.path]}\n"
+        f"{path} is not the published file: {file.digest_name} is {digest}, not {published[path]}\n"
         "remove it to have it downloaded, or accept it with --allow_unverified"
     )
 
 
-def _source(path: Path, file: RemoteFile, published_sha256: str) -> Source:
-    """Returns the Source at `path`, which is verified if its digest is the published one."""
-    return Source(path, sha256_of(path), verified=file.digest(path) == published_sha256)
-
-
-def _download(file: RemoteFile, folder: Path) -> Source:
-    """Downloads a file from the first of its addresses that has the published one, and returns its Source."""
-    folder.mkdir(parents=True, exist_ok=True)
-    failures = []
-    for url in file.urls:
-        print(f"downloading {url}", file=sys.stderr)
-        try:
-            return _download_from(url, file, folder)
-        except (OSError, ValueError) as error:
-            # The errors of requests are OSErrors, except that a malformed redirect raises a ValueError.
-            failures.append(f"\n  {url}: {_reason(error)}")
-    raise DownloadError(f"cannot get {file.name}:{''.join(failures)}")
-
-
-def _download_from(url: str, file: RemoteFile, folder: Path) -> Source:
-    """Downloads a file from one address and returns its Source. It gets its final name only after it is verified."""
+def _download(file: RemoteFile, folder: Path) -> Path:
+    """Downloads a file from the first of its addresses that has the published one; returns its path."""
     # Imported here because it takes a third of a second, which a start from the cache does not need.
     import pooch
 
-    pooch.get_logger().setLevel("ERROR")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
-        # known_hash=None: the digest is checked below, since not every published digest is of the file's own bytes.
-        path = Path(pooch.retrieve(url, known_hash=None, fname=file.name, path=scratch, downloader=downloader))
-        source = _source(path, file, file.sha256)
-        if not source.verified:
-            raise DownloadError(f"{WRONG_FILE} ({file.digest_name} is not the published one)")
-        return source._replace(path=place(path, folder / file.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
+    failures = []
+    for url in file.urls:
+        print(f"downloading {url}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+            path = Path(scratch, file.name)
+            try:
+                download(url, str(path), None)
+                if file.digest(path) != file.sha256:
+                    raise DataError(f"the server sent another file: {file.digest_name} is not the published one")
+            except (OSError, ValueError) as error:
+                # The errors of requests are OSErrors, except that a malformed redirect raises a ValueError.
+                failures.append(f"\n  {url}: {_first_cause(error)}")
+                continue
+            # The file gets its final name only now.
+            return path.replace(folder / file.name)
+    raise DownloadError(f"cannot get {file.name}:{''.join(failures)}")
 
 
-def _reason(error: Exception) -> str:
-    """Returns why a download failed, in a few words."""
-    if isinstance(error, DataError):
-        return str(error)
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"HTTP {response.status_code} {response.reason}"
-    cause = _innermost(error)
-    return f"{type(cause).__name__}: {cause}"
-
-
-def _innermost(error: Exception) -> Exception:
-    """Returns the first cause of an error.
-
-    The errors of requests and urllib3 hold the error that they wrap as an argument, or as `reason`.
-    """
-    for inner in (getattr(error, "reason", None), *error.args):
-        if isinstance(inner, Exception):
-            return _innermost(inner)
+def _first_cause(error: BaseException) -> BaseException:
+    """The error that led to this one. requests and urllib3 wrap it several times; a DataError says enough."""
+    while error.__context__ is not None and not isinstance(error, DataError):
+        error = error.__context__
     return error
 
 
-def how_to_provide(files: Iterable[RemoteFile], folder: Path) -> str:
-    """Returns the end of an error message, which says what to put into `folder` if `files` cannot be downloaded."""
-    listed = "".join(f"\n  {file.name}  {file.sha256}" for file in files)
+def how_to_provide(files: Iterable[RemoteFile], folder: Path, which: str = "these files") -> str:
+    """The end of an error message, which says what to put into `folder` if `files` cannot be downloaded."""
+    listed = "".join(f"\n  {file.name}: {file.digest_name} is {file.sha256}" for file in files)
     return (
-        f"to provide the data yourself, put the following into {folder.resolve()} (file name, sha256):{listed}\n"
-        "files with another sha256 are accepted with --allow_unverified\n"
-        f"{how_to_point_to(folder.name)}"
+        f"to provide the data yourself, put {which} into {folder.resolve()}:{listed}\n"
+        "other files of these names, except pickles, are accepted with --allow_unverified\n"
+        f"if you have the data elsewhere, in <folder>/{folder.name}, give it with --data_dir <folder>"
     )
 
 
-def how_to_point_to(name: str) -> str:
-    """Returns the line of an error message for users who have the data set's folder `name` in another place."""
-    return f"if you have the data elsewhere, in <folder>/{name}, give it with --data_dir <folder>"
+def read_mat_file(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays with these names in a MATLAB file. Raises DataError if it cannot be read or lacks one of them."""
+    # Imported here because it takes half a second.
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=names)
+        return [content[name] for name in names]
+    except Exception as error:
+        # SciPy raises errors of many kinds when it reads a damaged file.
+        raise DataError(f"{path} cannot be read as a MATLAB file with {' and '.join(names)}: {error}") from None
 
 
-def last_line(printed: str, default: str) -> str:
-    """Returns the last line that a program printed, or `default` if it printed nothing."""
-    lines = printed.strip().splitlines()
-    return lines[-1] if lines else default
+# ---- The cache -----------------------------------------------------------------------------------------------------
 
 
-def place(path: Path, final: Path) -> Path:
-    """Renames a finished temporary file to its final name, in one step, and returns that name.
+def cached(path: Path, decode: Callable[[], tuple[Dataset, Iterable[Source]]], allow_unverified: bool) -> Dataset:
+    """The Dataset that the file `path` (.npz) holds; if there is none to use, it is decoded and written there.
 
-    Only their owner can read temporary files. The final file has the permissions of any new file.
+    decode() returns the Dataset and the Sources that it was read from. Verified data stays in use even if its sources
+    are deleted. Unverified data is used only with allow_unverified, and only while its sources are what they were. A
+    cache that cannot be read is replaced, and one that cannot be written is reported on stderr.
     """
-    # The umask can only be read by setting it.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, 0o666 & ~umask)
-    os.replace(path, final)
-    return final
-
-
-def cached(
-    name: str,
-    path: Path,
-    decode: Callable[[], tuple[Dataset, Iterable[Source]]],
-    allow_unverified: bool,
-    *,
-    image_shape: tuple[int, int, int],
-    is_published: Callable[[Dataset], bool],
-) -> Dataset:
-    """Returns the Dataset that `path` (.npz) holds, or else decodes it and writes it there.
-
-    decode() returns the Dataset and the Sources that it was read from. The cache records their sha256, and whether all
-    of them were verified. Verified data is returned without checking its sources, which may have been deleted.
-    Unverified data is returned only with allow_unverified, and is decoded again if a source has changed. A cache that
-    cannot be read is replaced, and one that cannot be written is reported on stderr.
-
-    Anyone can write a cache. So its images must have image_shape (h, w, c), and is_published(dataset) decides whether
-    data that it calls verified is the published data. Where it can, it compares the sha256 of the arrays: that is the
-    digest that is published, and current processors compute it as fast as any safe one (MNIST: 50 ms).
-    """
-    dataset = _read_cache(name, path, allow_unverified, image_shape, is_published)
+    dataset = _read_cache(path, allow_unverified)
     if dataset is None:
         dataset, sources = decode()
-        _write_cache(dataset, sources, path)
+        _write_cache(path, dataset, sources)
     return dataset
 
 
-def _read_cache(
-    name: str,
-    path: Path,
-    allow_unverified: bool,
-    image_shape: tuple[int, int, int],
-    is_published: Callable[[Dataset], bool],
-) -> Dataset | None:
-    """Returns the Dataset of a cache, or None if the cache cannot be read or must not be used."""
+def _read_cache(path: Path, allow_unverified: bool) -> Dataset | None:
+    """The Dataset of a cache, or None if it cannot be read or must not be used."""
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            # The header is called "facts" in the file so that the caches of earlier versions can be read.
-            header = json.loads(str(content["facts"]))
-            if not _may_be_used(header, allow_unverified):
+            # The path (from the cache's folder) and the sha256 of each source that is not verified.
+            unverified = content["unverified"].tolist()
+            if unverified and not allow_unverified:
                 return None
-            arrays = {array: content[array] for array in CACHED_ARRAYS if array in header["arrays"]}
-        dataset = Dataset(name, **arrays, verified=bool(header["verified"]))
-        if not _has_images_and_labels(dataset, image_shape):
-            problem = "does not have images of the right shape with their labels"
-        elif dataset.verified and not is_published(dataset):
-            problem = "is not the published data, though it says so"
-        else:
-            return dataset
+            if any(sha256_of(path.parent / source) != sha256 for source, sha256 in unverified):
+                return None
+            arrays = {name: content[name] for name in content if name != "unverified"}
+            return Dataset(path.stem, **arrays, verified=not unverified)
     except Exception:
         # NumPy and zipfile raise errors of many kinds when they read a damaged file.
         return None
-    print(f"{path} is not used, because it {problem}", file=sys.stderr)
-    return None
 
 
-def _has_images_and_labels(dataset: Dataset, image_shape: tuple[int, int, int]) -> bool:
-    """Returns whether there are training and test images of image_shape, and no labels or one in 0..9 for each."""
-    parts = ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels))
-    for images, labels in parts:
-        if images.dtype != np.uint8 or images.shape[1:] != image_shape or not len(images):
-            return False
-        if labels is None:
-            continue
-        if labels.dtype != np.uint8 or labels.shape != images.shape[:1] or labels.max() > 9:
-            return False
-    return True
-
-
-def _may_be_used(header: dict[str, Any], allow_unverified: bool) -> bool:
-    """Returns whether a cache is verified, or is allowed to be unverified and its sources have not changed."""
-    if header["verified"]:
-        return True
-    return allow_unverified and not _have_changed(header["sources"])
-
-
-def _have_changed(sources: dict[str, str]) -> bool:
-    """Returns whether any of the sources (path: sha256) is missing or has another sha256."""
-    return any(not Path(path).is_file() or sha256_of(Path(path)) != sha256 for path, sha256 in sources.items())
-
-
-def _write_cache(dataset: Dataset, sources: Iterable[Source], path: Path) -> None:
+def _write_cache(path: Path, dataset: Dataset, sources: Iterable[Source]) -> None:
     """Writes the cache, or prints why it cannot be written."""
-    arrays = {name: getattr(dataset, name) for name in CACHED_ARRAYS if getattr(dataset, name) is not None}
-    header = {
-        "verified": dataset.verified,
-        "sources": {str(source.path): source.sha256 for source in sources},
-        "arrays": list(arrays),
-    }
+    names = ("train_images", "test_images", "train_labels", "test_labels")
+    arrays = {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
+    unverified = [
+        (str(source.path.relative_to(path.parent)), sha256_of(source.path)) for source in sources if not source.verified
+    ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:
             written = Path(scratch, path.name)
-            np.savez(written, facts=json.dumps(header), **arrays)
-            place(written, path)
+            np.savez(written, unverified=np.array(unverified, np.str_), **arrays)
+            os.replace(written, path)
     except OSError as error:
         print(f"the decoded data was not cached: {error}", file=sys.stderr)

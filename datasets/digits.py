@@ -15,7 +15,7 @@ NUM_TRAIN = 1437
 
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
-    """Returns 1437 training and 360 test images, 8x8x1, with labels 0..9. Neither argument is used."""
+    """1437 training and 360 test images, 8x8x1, with labels 0..9. Neither argument is used."""
     # Imported here because it takes a second.
     from sklearn.datasets import load_digits
 

@@ -20,11 +20,10 @@ from datasets.base import (
     Source,
     cached,
     fetch,
-    how_to_point_to,
-    sha256_of_array,
+    how_to_provide,
+    read_mat_file,
     split,
 )
-from datasets.matlab import read_mat_file
 
 NUM_FRAMES = 1965
 HEIGHT = 28
@@ -34,76 +33,45 @@ NUM_TRAIN = 1565
 
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
-    """Returns 1565 training and 400 test images, 28x20x1, each in the order of the video, without labels."""
+    """1565 training and 400 test images, 28x20x1, each in the order of the video, without labels."""
     folder = data_dir / "frey_faces"
-    return cached(
-        "frey_faces",
-        data_dir / "frey_faces.npz",
-        lambda: _decode(folder, allow_unverified),
-        allow_unverified,
-        image_shape=(HEIGHT, WIDTH, 1),
-        is_published=_is_published,
-    )
-
-
-def _is_published(dataset: Dataset) -> bool:
-    """Returns whether the images are the published frames, which are the same in both files."""
-    train, test = split(NUM_FRAMES, NUM_TRAIN)
-    if (len(dataset.train_images), len(dataset.test_images)) != (len(train), len(test)):
-        return False
-    frames = np.empty((NUM_FRAMES, HEIGHT, WIDTH, 1), np.uint8)
-    frames[train] = dataset.train_images
-    frames[test] = dataset.test_images
-    return sha256_of_array(frames) == MAT.sha256
+    return cached(data_dir / "frey_faces.npz", lambda: _decode(folder, allow_unverified), allow_unverified)
 
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
-    """Returns the Dataset and the Source that it was read from."""
+    """The Dataset, and the Source that it was read from."""
     source = _fetch(folder, allow_unverified)
-    frames = READERS[source.path.name](source.path).reshape(NUM_FRAMES, HEIGHT, WIDTH, 1)
+    read = read_pkl if source.path.name == PKL.name else read_mat
+    frames = read(source.path).reshape(NUM_FRAMES, HEIGHT, WIDTH, 1)
     train, test = split(NUM_FRAMES, NUM_TRAIN)
     dataset = Dataset("frey_faces", train_images=frames[train], test_images=frames[test], verified=source.verified)
     return dataset, [source]
 
 
 def _fetch(folder: Path, allow_unverified: bool) -> Source:
-    """Returns the Source of the MATLAB file, or of the pickle if only the pickle is available."""
+    """The Source of the MATLAB file, or of the pickle if only the pickle is available."""
+    # Any pickle is accepted here, since read_pkl refuses all but the published one.
     if (folder / PKL.name).is_file() and not (folder / MAT.name).is_file():
-        return _fetch_pkl(folder)
+        return fetch(PKL, folder, allow_unverified=True)
     try:
         return fetch(MAT, folder, allow_unverified)
     except DownloadError as error:
-        mat_failure = str(error)
+        failure = error
     try:
-        return _fetch_pkl(folder)
+        return fetch(PKL, folder, allow_unverified=True)
     except DownloadError as error:
-        raise DownloadError(f"{mat_failure}\n{error}\n{_how_to_provide(folder)}") from None
-
-
-def _fetch_pkl(folder: Path) -> Source:
-    """Returns the Source of the pickle. Accepts any existing one, since read_pkl refuses all but the published one."""
-    return fetch(PKL, folder, allow_unverified=True)
-
-
-def _how_to_provide(folder: Path) -> str:
-    """Returns the end of an error message, which says what to put into `folder` if no file can be downloaded."""
-    return (
-        f"to provide the data yourself, put {MAT.name} or {PKL.name} into {folder.resolve()}; one of them is enough\n"
-        f"  {PKL.name}: its sha256, as sha256sum prints it, is {PKL.sha256}\n"
-        f"  {MAT.name}: the published sha256 is that of its decoded frames, not that of the file, and is checked when "
-        f"the file is read; it is {MAT.sha256}\n"
-        f"{how_to_point_to(folder.name)}"
-    )
+        advice = how_to_provide((MAT, PKL), folder, which="one of these files")
+        raise DownloadError(f"{failure}\n{error}\n{advice}") from None
 
 
 def read_mat(path: Path) -> np.ndarray:
-    """Returns the frames of frey_rawface.mat, uint8 [1965, 560]. A frame is 28 rows of 20 pixels."""
+    """The frames in frey_rawface.mat, uint8 [1965, 560]. A frame is 28 rows of 20 pixels."""
     (columns,) = read_mat_file(path, ("ff",))
     return _check_frames(columns.T, path)
 
 
 def read_pkl(path: Path) -> np.ndarray:
-    """Returns the frames of freyfaces.pkl, uint8 [1965, 560]. The file is a Python 2 pickle of a list of one array.
+    """The frames in freyfaces.pkl, uint8 [1965, 560]. The file is a Python 2 pickle of a list of one array.
 
     A pickle can run any code when it is read. So any file except the published one raises DataError before it is read.
     """
@@ -120,7 +88,7 @@ def read_pkl(path: Path) -> np.ndarray:
 
 
 def _check_frames(frames: np.ndarray, path: Path) -> np.ndarray:
-    """Returns the frames in C order. Raises DataError if they do not have the published type and shape."""
+    """The frames in C order. Raises DataError if they do not have the published type and shape."""
     shape = (NUM_FRAMES, HEIGHT * WIDTH)
     if frames.dtype != np.uint8 or frames.shape != shape:
         raise DataError(f"{path} holds {frames.dtype} {frames.shape}, not bytes {shape}")
@@ -128,8 +96,8 @@ def _check_frames(frames: np.ndarray, path: Path) -> np.ndarray:
 
 
 def sha256_of_frames(path: Path) -> str:
-    """Returns the sha256 of the bytes of the frames in frey_rawface.mat."""
-    return sha256_of_array(read_mat(path))
+    """The sha256 of the bytes of the frames in frey_rawface.mat."""
+    return hashlib.sha256(read_mat(path).data).hexdigest()
 
 
 MAT = RemoteFile(
@@ -148,4 +116,3 @@ PKL = RemoteFile(
     ("https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/freyfaces.pkl",),
     sha256="3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a",
 )
-READERS = {MAT.name: read_mat, PKL.name: read_pkl}

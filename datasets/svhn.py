@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source, cached, fetch, how_to_provide
-from datasets.matlab import read_mat_file
+from datasets.base import (
+    DataError,
+    Dataset,
+    DownloadError,
+    RemoteFile,
+    Source,
+    cached,
+    fetch,
+    how_to_provide,
+    read_mat_file,
+)
 
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/", "https://ufldl.stanford.edu/housenumbers/")
 
 
 def _mat(name: str, sha256: str) -> RemoteFile:
-    """Returns the description of the published file with this name."""
+    """The description of the published file with this name."""
     urls = tuple(f"{mirror}{name}" for mirror in MIRRORS)
     return RemoteFile(name, urls, sha256=sha256)
 
@@ -22,66 +31,41 @@ def _mat(name: str, sha256: str) -> RemoteFile:
 TRAIN = _mat("train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8")
 TEST = _mat("test_32x32.mat", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")
 
-# The numbers of training and test images in the published files.
-NUM_IMAGES = (73257, 26032)
-
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
-    """Returns 73257 training and 26032 test images, 32x32x3, with labels 0..9."""
+    """73257 training and 26032 test images, 32x32x3, with labels 0..9."""
     folder = data_dir / "svhn"
-    return cached(
-        "svhn",
-        data_dir / "svhn.npz",
-        lambda: _decode(folder, allow_unverified),
-        allow_unverified,
-        image_shape=(32, 32, 3),
-        is_published=_is_published,
-    )
-
-
-def _is_published(dataset: Dataset) -> bool:
-    """Returns whether there are as many images as published, and labels. No digest of the arrays is published."""
-    has_labels = dataset.train_labels is not None and dataset.test_labels is not None
-    return has_labels and (len(dataset.train_images), len(dataset.test_images)) == NUM_IMAGES
+    return cached(data_dir / "svhn.npz", lambda: _decode(folder, allow_unverified), allow_unverified)
 
 
 def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]]:
-    """Returns the Dataset and the Sources that it was read from."""
-    train, test = _fetch(folder, allow_unverified)
-    train_images, train_labels = read_mat(train.path)
-    test_images, test_labels = read_mat(test.path)
+    """The Dataset, and the Sources that it was read from."""
+    try:
+        sources = [fetch(file, folder, allow_unverified) for file in (TRAIN, TEST)]
+    except DownloadError as error:
+        raise DownloadError(f"{error}\n{how_to_provide((TRAIN, TEST), folder)}") from None
+    train_images, train_labels = read_mat(sources[0].path)
+    test_images, test_labels = read_mat(sources[1].path)
     dataset = Dataset(
         "svhn",
         train_images=train_images,
         test_images=test_images,
         train_labels=train_labels,
         test_labels=test_labels,
-        verified=train.verified and test.verified,
+        verified=all(source.verified for source in sources),
     )
-    return dataset, [train, test]
-
-
-def _fetch(folder: Path, allow_unverified: bool) -> tuple[Source, Source]:
-    """Returns the Sources of the training file and the test file. The error for a missing file names both files."""
-    try:
-        train = fetch(TRAIN, folder, allow_unverified)
-        test = fetch(TEST, folder, allow_unverified)
-    except DownloadError as error:
-        raise DownloadError(f"{error}\n{how_to_provide((TRAIN, TEST), folder)}") from None
-    return train, test
+    return dataset, sources
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images uint8 [n, 32, 32, 3] and labels uint8 [n] in 0..9 from one of the two files.
+    """Images uint8 [n, 32, 32, 3] and labels uint8 [n] in 0..9 from one of the two files.
 
     Raises DataError if the file does not hold them.
     """
     images, labels = read_mat_file(path, ("X", "y"))
     labels = labels.ravel()
-    is_shaped_like_images = images.ndim == 4 and images.shape[:3] == (32, 32, 3) and images.shape[3] > 0
-    if images.dtype != np.uint8 or not is_shaped_like_images:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3) or not images.size:
         raise DataError(f"{path}: X is {images.dtype} {images.shape}, not bytes (32, 32, 3, n)")
-    is_numeric = labels.dtype.kind in "iuf"
-    if not is_numeric or len(labels) != images.shape[3] or not np.isin(labels, range(1, 11)).all():
+    if len(labels) != images.shape[3] or not np.isin(labels, range(1, 11)).all():
         raise DataError(f"{path}: y does not hold one label of 1..10 for each of the {images.shape[3]} images")
     return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), (labels % 10).astype(np.uint8)

@@ -71,6 +71,9 @@ def main(path, batch_size, num_devices, *names):
     results = {}
     for name in names:
         results[f"{name}_terms"], results[f"{name}_bits"] = train(name, batch_size, replicas)
+        if name == "flat":
+            terms, bits = train(name, batch_size, replicas)
+            assert (terms == results["flat_terms"]).all() and (bits == results["flat_bits"]).all()
     replicas.meet()
     np.savez(path, **results)
 

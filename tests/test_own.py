@@ -3,9 +3,6 @@
 import io
 import os
 import struct
-import subprocess
-import sys
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from PIL import Image, ImageOps
 import datasets
 from datasets import DataError, base, own
 
-ROOT = Path(datasets.__file__).parents[1]
 RNG = np.random.default_rng(0)
 FIRST_STATE = RNG.bit_generator.state
 
@@ -38,6 +34,20 @@ def save(path, array, **options):
     return array
 
 
+def read(path, image_size=None):
+    """The pixels of the picture at a path."""
+    return own.read_picture(path, image_size).pixels
+
+
+def message_of(path, **options):
+    """The message of the DataError that a path gives. It is one line."""
+    with pytest.raises(DataError) as caught:
+        datasets.load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder with three grey pictures of 6 x 5 pixels, the width first, called a.png, b.png and c.png."""
@@ -47,63 +57,49 @@ def photos(tmp_path):
     return folder
 
 
-def one_pixel(path, image_size=None):
-    """Returns the values of the first pixel of the picture at a path."""
-    return own.read_picture(str(path), image_size).pixels[0, 0].tolist()
-
-
 # ---- Folders of pictures -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("min_bytes_for_threads", [0, own.MIN_BYTES_FOR_THREADS])
-def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(min_bytes_for_threads, tmp_path, monkeypatch):
-    """By several threads, and by one: these files are small."""
-    monkeypatch.setattr(own, "MIN_BYTES_FOR_THREADS", min_bytes_for_threads)
+def test_pictures_in_train_and_test_are_read_in_the_order_of_their_names(tmp_path):
     train = [save(tmp_path / "photos" / "train" / f"{number}.png", pixels(5, 6, 3)) for number in range(120)]
     test = [save(tmp_path / "photos" / "test" / f"{number}.png", pixels(5, 6, 3)) for number in range(3)]
     data = datasets.load(str(tmp_path / "photos"))
-    order = sorted(range(120), key=str)
-    assert np.array_equal(data.train_images, [train[number] for number in order])
+    assert np.array_equal(data.train_images, [train[number] for number in sorted(range(120), key=str)])
     assert np.array_equal(data.test_images, test)
     assert data.name == "photos" and data.train_labels is data.test_labels is data.class_names is None
     assert data.verified is None and data.digest.startswith("sha256:")
 
 
-def test_a_fixed_random_tenth_of_the_pictures_is_the_test_set(tmp_path):
-    pictures = [save(tmp_path / f"{number:02}.png", pixels(4, 4)) for number in range(25)]
+@pytest.mark.parametrize(("num_images", "num_train"), [(2, 1), (25, 23)])
+def test_a_fixed_random_tenth_of_the_pictures_is_the_test_set(num_images, num_train, tmp_path):
+    pictures = [save(tmp_path / f"{number:02}.png", pixels(4, 4)) for number in range(num_images)]
     data = datasets.load(tmp_path)
-    train, test = base.split(25, 23)
+    train, test = base.split(num_images, num_train)
     assert np.array_equal(data.train_images[..., 0], [pictures[index] for index in train])
     assert np.array_equal(data.test_images[..., 0], [pictures[index] for index in test])
 
 
-def test_two_pictures_are_enough(tmp_path):
-    for name in "ab":
-        save(tmp_path / f"{name}.png", pixels(4, 4))
-    data = datasets.load(tmp_path)
-    assert len(data.train_images) == len(data.test_images) == 1
-
-
 @pytest.mark.parametrize("parts", [("train", "test"), ("",)])
 def test_folders_are_classes_and_labels_number_their_sorted_names(parts, tmp_path):
-    folder = tmp_path / "pets"
     for part in parts:
         for class_number, name in enumerate(("Zebra", "a cat", "dog", "élan")):
             for number in range(5):
-                save(folder / part / name / "deeper" / f"{number}.png", np.full((4, 4), class_number * 10, np.uint8))
-    data = datasets.load(str(folder))
+                save(tmp_path / part / name / "deeper" / f"{number}.png", np.full((4, 4), class_number * 10, np.uint8))
+    data = datasets.load(tmp_path)
     assert data.class_names == ("Zebra", "a cat", "dog", "élan")
     assert len(data.train_labels) + len(data.test_labels) == len(parts) * 20
     assert np.array_equal(data.train_images[:, 0, 0, 0], data.train_labels * 10)
     assert np.array_equal(data.test_images[:, 0, 0, 0], data.test_labels * 10)
 
 
-def test_there_can_be_more_than_256_classes(tmp_path):
+def test_a_part_may_lack_a_class_and_there_can_be_more_than_256(tmp_path):
     for number in range(300):
-        for part in ("train", "test"):
-            save(tmp_path / part / f"{number:03}" / "a.png", np.zeros((4, 4), np.uint8))
+        save(tmp_path / "train" / f"{number:03}" / "a.png", np.zeros((4, 4), np.uint8))
+    for name in ("299", "new"):
+        save(tmp_path / "test" / name / "a.png", np.zeros((4, 4), np.uint8))
     data = datasets.load(tmp_path)
-    assert data.test_labels.tolist() == list(range(300)) and len(data.class_names) == 300
+    assert data.train_labels.tolist() == list(range(300)) and data.test_labels.tolist() == [299, 300]
+    assert len(data.class_names) == 301
 
 
 def test_the_name_of_a_class_can_hold_bytes_that_are_no_text(tmp_path):
@@ -116,45 +112,28 @@ def test_the_name_of_a_class_can_hold_bytes_that_are_no_text(tmp_path):
     assert datasets.load(tmp_path).class_names == ("caf\\udce9", "tea")
 
 
-def test_hidden_files_and_others_are_counted_and_named_once(photos, capsys):
+def test_what_is_ignored_is_counted_and_named_once(photos, capsys):
     before = datasets.load(photos)
     for name in (".DS_Store", ".a.png", "notes.txt", "movie.mp4", "z.heic"):
         (photos / name).write_text("no picture")
     save(photos / ".thumbnails" / "a.png", pixels(9, 9))
     (photos / "empty folder").mkdir()
-    os.mkfifo(photos / "pipe.png")
+    (photos / ".#lock").symlink_to("nowhere")
     data = datasets.load(photos)
-    assert capsys.readouterr().err == f"{photos}: ignored files and folders: 7 (.DS_Store, .a.png, .thumbnails, ...)\n"
+    assert "7 (.#lock, .DS_Store, .a.png, ...)" in capsys.readouterr().err
     assert np.array_equal(data.train_images, before.train_images) and data.digest == before.digest
+    for part in ("train", "test"):
+        save(photos / part / "a.png", pixels(4, 4))
+    assert len(datasets.load(photos).train_images) == 1
+    assert "11 (.#lock, .DS_Store, .a.png, ...)" in capsys.readouterr().err
 
 
-def test_what_stands_beside_train_and_test_is_ignored(tmp_path, capsys):
-    for part in ("train", "test", "val"):
-        save(tmp_path / part / "a.png", pixels(4, 4))
-    assert len(datasets.load(tmp_path).train_images) == 1
-    assert capsys.readouterr().err == f"{tmp_path}: ignored files and folders: 1 (val)\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("Train", "train"),
-        ("TEST", "test"),
-        ("training", "train"),
-        ("testing", "test"),
-        ("val", "test"),
-        ("Validation", "test"),
-    ],
-)
-@pytest.mark.parametrize("other", ["train", "cats"])
-def test_a_part_of_the_data_set_with_another_name_is_refused(name, part, other, tmp_path):
+@pytest.mark.parametrize("name", ["Train", "TEST", "training", "testing", "val", "Validation", "train", "test"])
+def test_a_part_of_the_data_set_with_another_name_or_alone_is_refused(name, tmp_path):
     """It would silently become a class."""
-    save(tmp_path / other / "a.png", pixels(4, 4))
+    save(tmp_path / "cats" / "a.png", pixels(4, 4))
     save(tmp_path / name / "a.png", pixels(4, 4))
-    if (tmp_path / name.swapcase()).exists():
-        pytest.skip("this file system does not tell the two names apart")
-    expected = f"{tmp_path} holds a folder {name}: call it {part} (or give it another name if it is a class)"
-    assert message_of(tmp_path) == expected
+    assert f"{tmp_path} has a folder {name}, " in message_of(tmp_path)
 
 
 def test_links_to_files_and_folders_are_followed(photos, tmp_path):
@@ -166,12 +145,19 @@ def test_links_to_files_and_folders_are_followed(photos, tmp_path):
     assert data.class_names == ("one", "two") and len(data.train_images) + len(data.test_images) == 4
 
 
+def test_a_broken_link_and_a_loop_are_named(photos):
+    for name, target in (("z.png", "nowhere.png"), ("y.png", "y.png"), ("again", ".")):
+        (photos / name).symlink_to(target)
+        with pytest.raises(OSError, match=name):
+            datasets.load(photos)
+        (photos / name).unlink()
+
+
 def test_the_digest_is_that_of_names_and_bytes(photos, tmp_path):
     first = datasets.load(photos).digest
-    assert datasets.load(f"{photos}/").digest == datasets.load(photos, image_size=4).digest == first
+    assert datasets.load(photos, image_size=4).digest == first
     moved = tmp_path / "elsewhere"
     photos.rename(moved)
-    assert datasets.load(moved).digest == first
     os.utime(moved / "a.png", (0, 0))
     assert datasets.load(moved).digest == first
     (moved / "a.png").rename(moved / "aa.png")
@@ -182,32 +168,31 @@ def test_the_digest_is_that_of_names_and_bytes(photos, tmp_path):
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("",), ("cats", "dogs")])
 def test_the_digest_does_not_depend_on_how_the_folder_is_written(parts, tmp_path, monkeypatch):
-    folder = tmp_path / "photos"
     for part in parts:
         for name in "ab":
-            save(folder / part / f"{name}.png", pixels(4, 4))
-    expected = datasets.load(folder).digest
+            save(tmp_path / "photos" / part / f"{name}.png", pixels(4, 4))
+    digests = {datasets.load(tmp_path / "photos").digest}
     monkeypatch.chdir(tmp_path)
-    assert datasets.load("photos").digest == datasets.load("./photos/").digest == expected
-    monkeypatch.chdir(folder)
-    for path in (".", "./", "../photos", "../photos/"):
-        assert datasets.load(path).digest == expected
+    digests |= {datasets.load(path).digest for path in ("photos", "./photos/")}
+    monkeypatch.chdir("photos")
+    digests |= {datasets.load(path).digest for path in (".", "./", "../photos")}
+    assert len(digests) == 1
 
 
 def test_the_digest_never_changes(tmp_path):
-    """The digests in the config.json of earlier runs stay valid."""
+    """It is in the config.json of a run: another one would refuse the model."""
     for part in ("train", "test"):
-        folder = tmp_path / part
-        folder.mkdir()
         # A BMP file has the same bytes with every version of Pillow.
-        save(folder / "a.bmp", np.full((4, 4), 7, np.uint8))
-    assert datasets.load(tmp_path).digest == "sha256:a22423ce80cfc68c37bcf8a6c4c0377a29d4117a1ed2bc1b1310189937aaca49"
-
-
-def test_pictures_are_read_without_tensorflow(photos):
-    code = f"import sys, datasets; datasets.load({str(photos)!r}); print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "False\n" and done.stderr == ""
+        save(tmp_path / part / "a.bmp", np.full((4, 4), 7, np.uint8))
+    np.savez(tmp_path / "a.npz", images=np.full((2, 4, 4), 7, np.uint8), labels=np.arange(2, dtype="<i8"))
+    for name in ("train_images", "test_images"):
+        (tmp_path / "mapped").mkdir(exist_ok=True)
+        np.save(tmp_path / "mapped" / f"{name}.npy", np.full((2, 4, 4), 7, np.uint8))
+    assert [datasets.load(tmp_path / name).digest for name in ("", "a.npz", "mapped")] == [
+        "sha256:a22423ce80cfc68c37bcf8a6c4c0377a29d4117a1ed2bc1b1310189937aaca49",
+        "sha256:7cd4ad6128aa7266bf8387d5fa50e44d7e6129bff992dc6a2487f8a300129a67",
+        "sample-sha256:be599db5ea5136a03d9170597ec031a1fd2056bef1a25ac899f91402d4f3923f",
+    ]
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -219,17 +204,17 @@ def test_every_lossless_format_gives_the_bytes_that_were_saved(suffix, shape, tm
     # GIF has at most 256 colours, and WebP none but colour.
     array = np.repeat(pixels(5, 6)[..., None], 3, axis=-1) if suffix == "gif" else pixels(*shape)
     save(tmp_path / f"a.{suffix}", array, lossless=True)
-    picture = own.read_picture(str(tmp_path / f"a.{suffix}"), None)
+    picture = own.read_picture(tmp_path / f"a.{suffix}", None)
     assert np.array_equal(
         np.broadcast_to(picture.pixels, (5, 6, 3)), np.broadcast_to(array.reshape(5, 6, -1), (5, 6, 3))
     )
-    assert not picture.had_alpha and not picture.had_16_bits
+    assert not picture.changes
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG"])
 def test_jpeg_files_are_read(suffix, tmp_path):
     save(tmp_path / f"a.{suffix}", np.full((8, 8, 3), (10, 200, 30), np.uint8), quality=95)
-    np.testing.assert_allclose(one_pixel(tmp_path / f"a.{suffix}"), (10, 200, 30), atol=4)
+    np.testing.assert_allclose(read(tmp_path / f"a.{suffix}")[0, 0], (10, 200, 30), atol=4)
 
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path):
@@ -237,37 +222,38 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     for suffix in ("gif", "webp", "png", "tif"):
         options = {"lossless": True} if suffix == "webp" else {}
         frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
-        assert set(one_pixel(tmp_path / f"a.{suffix}")) == {10}
+        assert np.unique(read(tmp_path / f"a.{suffix}")).tolist() == [10]
 
 
 def test_grey_pictures_have_one_channel_and_a_coloured_one_gives_all_three(photos):
     assert datasets.load(photos).train_images.shape == (2, 5, 6, 1)
-    grey = own.read_pictures(photos, [str(photos / "a.png")], None)[0][0]
     coloured = save(photos / "d.png", pixels(5, 6, 3))
-    images, _ = own.read_pictures(photos, [str(photos / f"{name}.png") for name in "adb"], None)
+    images, _ = own.read_pictures(photos, [photos / f"{name}.png" for name in "adb"], None)
     assert images.shape == (3, 5, 6, 3)
-    assert np.array_equal(images[0], np.repeat(grey, 3, axis=-1)) and np.array_equal(images[1], coloured)
+    assert np.array_equal(images[0], np.repeat(read(photos / "a.png"), 3, axis=-1))
+    assert np.array_equal(images[1], coloured)
 
 
-def test_alpha_is_put_on_black_and_the_user_is_told(tmp_path, capsys):
-    rgba = np.zeros((4, 4, 4), np.uint8)
-    rgba[..., :] = (200, 100, 50, 128)
+def test_transparent_parts_become_black_and_the_user_is_told(tmp_path, capsys):
+    rgba = np.full((4, 4, 4), (200, 100, 50, 128), np.uint8)
     save(tmp_path / "a.png", rgba)
-    grey_and_alpha = Image.merge("LA", [Image.new("L", (4, 4), 200), Image.new("L", (4, 4), 51)])
-    grey_and_alpha.save(tmp_path / "b.png")
-    opaque = rgba.copy()
-    opaque[..., 3] = 255
-    save(tmp_path / "c.png", opaque)
-    # A palette with a transparent colour.
+    Image.merge("LA", [Image.new("L", (4, 4), 200), Image.new("L", (4, 4), 51)]).save(tmp_path / "b.png")
+    rgba[..., 3] = 255
+    save(tmp_path / "opaque.png", rgba)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([9, 9, 9, 200, 100, 50])
     palette.save(tmp_path / "d.png", transparency=1)
-    assert one_pixel(tmp_path / "a.png") == [100, 50, 25]
-    assert one_pixel(tmp_path / "b.png") == [40]
-    assert one_pixel(tmp_path / "c.png") == [200, 100, 50]
-    assert one_pixel(tmp_path / "d.png") == [0, 0, 0]
+    # 16-bit grey in which one value is transparent, and in which that value does not occur.
+    values = np.full((4, 4), 65535, np.uint16)
+    values[0] = 300
+    save(tmp_path / "e.png", values, transparency=300)
+    save(tmp_path / "opaque16.png", values, transparency=301)
+    expected = {"a": [100, 50, 25], "b": [40], "opaque": [200, 100, 50], "d": [0, 0, 0], "e": [0], "opaque16": [1]}
+    for name, first_pixel in expected.items():
+        assert read(tmp_path / f"{name}.png")[0, 0].tolist() == first_pixel
+    assert read(tmp_path / "e.png")[1:].min() == 255
     datasets.load(tmp_path)
-    assert capsys.readouterr().err == f"{tmp_path}: transparent parts became black in 3 of the pictures\n"
+    assert f"{tmp_path}: transparent parts became black in 4 of the pictures\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -275,32 +261,9 @@ def test_16_bit_grey_is_divided_by_257_and_the_user_is_told(suffix, tmp_path, ca
     values = np.array([0, 128, 129, 257, 32768, 65406, 65407, 65535], np.uint16).reshape(2, 4)
     save(tmp_path / f"a.{suffix}", np.repeat(values, 2, axis=0))
     save(tmp_path / "b.bmp", pixels(4, 4))
-    picture = own.read_picture(str(tmp_path / f"a.{suffix}"), None)
-    assert picture.pixels[::2].ravel().tolist() == [0, 0, 1, 1, 128, 254, 255, 255]
+    assert read(tmp_path / f"a.{suffix}")[::2].ravel().tolist() == [0, 0, 1, 1, 128, 254, 255, 255]
     datasets.load(tmp_path)
     assert capsys.readouterr().err == f"{tmp_path}: 16-bit grey was divided by 257 in 1 of the pictures\n"
-
-
-def test_the_transparent_colour_of_16_bit_grey_becomes_black_and_the_user_is_told(tmp_path, capsys):
-    values = np.full((4, 4), 65535, np.uint16)
-    values[0] = 300
-    save(tmp_path / "a.png", values, transparency=300)
-    # No pixel has this colour.
-    save(tmp_path / "b.png", values, transparency=301)
-    assert one_pixel(tmp_path / "a.png") == [0]
-    assert own.read_picture(str(tmp_path / "a.png"), None).pixels[1:].min() == 255
-    assert one_pixel(tmp_path / "b.png") == [1]
-    datasets.load(tmp_path)
-    assert "transparent parts became black in 1 of the pictures\n" in capsys.readouterr().err
-
-
-def test_16_bit_grey_with_an_alpha_channel_keeps_its_high_byte_and_becomes_rgb(tmp_path):
-    """Pillow opens it so."""
-    row = b"\0" + struct.pack(">8H", *(4 * (0x12FF, 0xFFFF)))
-    (tmp_path / "a.png").write_bytes(png_file(4, 4, bit_depth=16, colour_type=4, rows=4 * row))
-    picture = own.read_picture(str(tmp_path / "a.png"), None)
-    assert picture.pixels[0, 0].tolist() == [0x12, 0x12, 0x12]
-    assert not picture.had_16_bits and not picture.had_alpha
 
 
 def test_cmyk_and_palettes_become_rgb_and_black_and_white_becomes_grey(tmp_path):
@@ -309,38 +272,27 @@ def test_cmyk_and_palettes_become_rgb_and_black_and_white_becomes_grey(tmp_path)
     palette.putpalette([9, 9, 9, 200, 100, 50])
     palette.save(tmp_path / "palette.png")
     Image.new("1", (4, 4), 1).save(tmp_path / "white.png")
-    assert one_pixel(tmp_path / "cmyk.tif") == [255, 0, 0]
-    assert one_pixel(tmp_path / "palette.png") == [200, 100, 50]
-    assert one_pixel(tmp_path / "white.png") == [255]
+    for name, pixel in (("cmyk.tif", [255, 0, 0]), ("palette.png", [200, 100, 50]), ("white.png", [255])):
+        assert read(tmp_path / name)[0, 0].tolist() == pixel
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_the_exif_orientation_is_applied(suffix, tmp_path):
-    dark_left = np.zeros((8, 16), np.uint8)
-    dark_left[:, 8:] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # The camera was turned by a quarter: the left of the file is the top of the picture.
-    save(tmp_path / f"a.{suffix}", dark_left, exif=exif)
-    turned = own.read_picture(str(tmp_path / f"a.{suffix}"), None).pixels
-    assert turned.shape[:2] == (16, 8)
-    assert (turned[:7] < 30).all() and (turned[9:] > 225).all()
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_each_exif_orientation_is_that_of_pillow(orientation, tmp_path):
+def test_the_exif_orientation_is_applied(orientation, suffix, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    save(tmp_path / "a.png", pixels(5, 6), exif=exif)
-    with Image.open(tmp_path / "a.png") as image:
+    save(tmp_path / f"a.{suffix}", pixels(8, 16, 3), exif=exif)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], upright)
+    assert upright.shape[:2] == ((8, 16) if orientation < 5 else (16, 8))
+    assert np.array_equal(read(tmp_path / f"a.{suffix}"), upright)
 
 
 def test_a_damaged_exif_block_makes_no_picture_unreadable(tmp_path):
     """If the orientation can be read, it is applied, whatever else is damaged."""
     array = pixels(5, 6)
     save(tmp_path / "a.png", array, exif=b"Exif\0\0no such block")
-    assert np.array_equal(own.read_picture(str(tmp_path / "a.png"), None).pixels[..., 0], array)
+    assert np.array_equal(read(tmp_path / "a.png")[..., 0], array)
 
     # Two entries: the orientation, and a width that is text, which Pillow can read and not write.
     entries = struct.pack(">HHII", 0x0100, 2, 3, 0x61620000) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
@@ -348,134 +300,84 @@ def test_a_damaged_exif_block_makes_no_picture_unreadable(tmp_path):
     save(tmp_path / "b.png", array, exif=b"Exif\0\0" + block)
     with Image.open(tmp_path / "b.png") as image, pytest.raises(struct.error):
         ImageOps.exif_transpose(image)
-    assert np.array_equal(own.read_picture(str(tmp_path / "b.png"), None).pixels[..., 0], np.rot90(array, -1))
+    assert np.array_equal(read(tmp_path / "b.png")[..., 0], np.rot90(array, -1))
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (30, 41), (16, 16), (5, 4), (300, 10)])
 def test_image_size_scales_the_shorter_side_and_cuts_out_the_middle(width, height, tmp_path):
     image = Image.fromarray(save(tmp_path / "a.png", pixels(height, width, 3)))
-    scaled = image.resize(
-        (round(width * 16 / min(width, height)), round(height * 16 / min(width, height))), Image.LANCZOS
-    )
+    factor = 16 / min(width, height)
+    scaled = image.resize((round(width * factor), round(height * factor)), Image.LANCZOS)
     top = (scaled.height - 16) // 2
     left = (scaled.width - 16) // 2
-    picture = own.read_picture(str(tmp_path / "a.png"), 16)
-    assert np.array_equal(picture.pixels, np.asarray(scaled)[top : top + 16, left : left + 16])
+    assert np.array_equal(read(tmp_path / "a.png", 16), np.asarray(scaled)[top : top + 16, left : left + 16])
 
 
 def test_pictures_of_different_sizes_need_image_size(photos):
-    save(photos / "bb.png", pixels(7, 8))
-    with pytest.raises(DataError, match=r"a\.png has 6x5 pixels, and .*bb\.png has 8x7; --image_size N scales"):
-        # All four in their order, and not in that of a split.
-        own.read_pictures(photos, sorted(map(str, photos.iterdir())), None)
-    with pytest.raises(DataError, match="differ in size"):
-        datasets.load(photos)
+    save(photos / "d.png", pixels(7, 8))
+    message = message_of(photos)
+    assert "6x5" in message and "8x7" in message and str(photos / "d.png") in message and "--image_size" in message
     assert datasets.load(photos, image_size=4).train_images.shape == (3, 4, 4, 1)
 
 
 # ---- Bad pictures --------------------------------------------------------------------------------------------------
 
 
-def png_file(width, height, bit_depth=8, colour_type=0, rows=b""):
-    """Returns a PNG file with these rows of pixels. Without any, it promises a size and holds no pixels."""
+def empty_png(width, height):
+    """A PNG file that promises a size and holds no pixels."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def picture_bytes(suffix):
-    """Returns a whole picture of noise in a format."""
+@pytest.mark.parametrize("file_format", own.FORMATS)
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.9])
+def test_a_picture_that_is_cut_off_is_refused(file_format, share, photos):
     file = io.BytesIO()
-    Image.fromarray(pixels(32, 32, 3)).save(file, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix))
-    return file.getvalue()
-
-
-def message_of(path, **options):
-    """Returns the message of the DataError that a path gives. It is one line."""
-    with pytest.raises(DataError) as caught:
-        datasets.load(path, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tif"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_a_picture_that_is_cut_off_is_refused(suffix, share, photos):
-    whole = picture_bytes(suffix)
-    (photos / f"z.{suffix}").write_bytes(whole[: int(share * len(whole))])
-    message = message_of(photos, image_size=4)
-    assert (
-        f"z.{suffix} cannot be read as a picture" in message
-        or f"z.{suffix} is not a picture that Pillow can read" in message
-    )
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_a_file_that_is_no_picture_is_refused(content, photos):
-    (photos / "z.png").write_bytes(content)
-    assert "z.png is not a picture that Pillow can read as PNG, JPEG, BMP, GIF, WEBP, TIFF" in message_of(photos)
+    Image.fromarray(pixels(32, 32, 3)).save(file, file_format)
+    whole = file.getvalue()
+    # Whatever the file is called.
+    (photos / "z.png").write_bytes(whole[: int(share * len(whole))])
+    assert f"{photos / 'z.png'} " in message_of(photos, image_size=4)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0), (100_000, 100_000), (10_000, 10_000), (100_000, 1)])
 @pytest.mark.parametrize("image_size", [None, 16])
 def test_a_picture_of_an_impossible_size_is_refused(size, image_size, photos):
-    """Pillow would only warn of 10,000 x 10,000 pixels."""
-    (photos / "z.png").write_bytes(png_file(*size))
+    (photos / "z.png").write_bytes(empty_png(*size))
     assert "z.png" in message_of(photos, image_size=image_size)
-
-
-def test_a_picture_so_thin_that_its_scaled_size_is_a_bomb_is_refused(photos):
-    save(photos / "z.png", pixels(1, 30_000))
-    assert "z.png cannot be read as a picture: scaled to a shorter side of 64" in message_of(photos, image_size=64)
-
-
-def test_an_array_so_thin_that_its_scaled_size_is_a_bomb_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 400_000), np.uint8))
-    assert "a.npz: an image cannot be scaled: scaled to a shorter side of 64" in message_of(
-        tmp_path / "a.npz", image_size=64
-    )
-
-
-def test_a_picture_below_4x4_is_refused(tmp_path):
-    for name in "ab":
-        save(tmp_path / f"{name}.png", pixels(3, 4))
-    assert "has 4x3 pixels: at least 4x4 are needed" in message_of(tmp_path)
 
 
 def test_a_picture_with_32_bits_per_pixel_is_refused(photos):
     save(photos / "z.tif", RNG.random((5, 6)).astype(np.float32))
-    assert "z.tif cannot be read as a picture: it has 32 bits per pixel" in message_of(photos)
+    message = message_of(photos)
+    assert "z.tif" in message and "32 bits" in message
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    message = message_of(tmp_path)
-    assert f"no pictures in {tmp_path}: it takes files that end in .png, " in message
-    assert message.endswith(".tiff, or train_images.npy and test_images.npy")
+def test_images_below_4x4_are_refused(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", pixels(3, 5))
+    np.savez(tmp_path / "a.npz", images=pixels(3, 3, 5))
+    for path in (tmp_path, tmp_path / "a.npz"):
+        assert f"{path} has images of 5x3 pixels" in message_of(path)
+        assert datasets.load(path, image_size=8).train_images.shape[1:] == (8, 8, 1)
+
+
+def test_a_folder_with_one_picture_or_none_is_refused(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"")
-    assert "other files: 1 (a.heic)" in message_of(tmp_path)
-
-
-def test_a_folder_with_one_picture_is_refused(tmp_path):
-    save(tmp_path / "a.png", pixels(4, 4))
-    assert "holds only 1 image: at least 2 are needed" in message_of(tmp_path)
-
-
-@pytest.mark.parametrize("missing", ["train", "test"])
-def test_a_folder_with_train_or_test_alone_is_refused(missing, tmp_path):
-    (present,) = {"train", "test"} - {missing}
-    save(tmp_path / present / "a.png", pixels(4, 4))
-    assert message_of(tmp_path) == (
-        f"{tmp_path} has a folder {present}, but no folder {missing}: add it; or put the pictures directly into "
-        f"{tmp_path}, and a tenth of them becomes the test set"
-    )
-    (tmp_path / missing).mkdir()
     message = message_of(tmp_path)
-    assert f"no pictures in {tmp_path / missing}: it takes files that end in .png, " in message
-    assert "npy" not in message
+    assert f"no pictures in {tmp_path}: " in message and ".png" in message and "train_images.npy" in message
+    assert "1 (a.heic)" in message
+    save(tmp_path / "a.png", pixels(4, 4))
+    assert f"{tmp_path} holds only 1 image" in message_of(tmp_path)
+    np.savez(tmp_path / "a.npz", images=pixels(1, 4, 4))
+    assert "a.npz holds only 1 image" in message_of(tmp_path / "a.npz")
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+    assert f"no pictures in {tmp_path / 'train'}: " in message_of(tmp_path)
 
 
 def test_pictures_beside_folders_of_pictures_are_refused(photos):
@@ -484,59 +386,21 @@ def test_pictures_beside_folders_of_pictures_are_refused(photos):
     assert str(photos / "a.png") in message and str(photos / "cats" / "a.png") in message
 
 
-def test_a_class_that_only_the_test_pictures_have_is_refused(tmp_path):
-    save(tmp_path / "train" / "cat" / "a.png", pixels(4, 4))
-    save(tmp_path / "test" / "dog" / "a.png", pixels(4, 4))
-    assert message_of(tmp_path) == f"{tmp_path}: test images have a class that no training image has: dog"
-
-
 @pytest.mark.parametrize(("with_classes", "without"), [("train", "test"), ("test", "train")])
-def test_class_folders_in_only_one_part_are_refused(with_classes, without, tmp_path):
+def test_classes_in_only_one_part_are_refused(with_classes, without, tmp_path):
     save(tmp_path / with_classes / "cat" / "a.png", pixels(4, 4))
     save(tmp_path / without / "a.png", pixels(4, 4))
-    assert message_of(tmp_path) == (
-        f"{tmp_path}: the pictures in {with_classes} are in class folders, and those in {without} are not: "
-        "use class folders in both, or in neither"
+    np.savez(
+        tmp_path / "a.npz",
+        **{"train_images": pixels(2, 4, 4), "test_images": pixels(2, 4, 4), f"{with_classes}_labels": np.arange(2)},
     )
+    for path in (tmp_path, tmp_path / "a.npz"):
+        assert f"{path}: only one of train and test has classes" in message_of(path)
 
 
-def test_a_broken_link_is_refused(photos):
-    (photos / "z.png").symlink_to("nowhere.png")
-    assert "z.png is a broken link: nowhere.png does not exist" in message_of(photos)
-    (photos / "z.png").unlink()
-    (photos / "z.png").symlink_to("z.png")
-    assert "z.png is a broken link" in message_of(photos)
-
-
-def test_a_loop_of_folders_is_refused(tmp_path):
-    save(tmp_path / "cats" / "a.png", pixels(4, 4))
-    (tmp_path / "cats" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert f"{tmp_path / 'cats' / 'again'} is a link to a folder that it is in" in message_of(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_or_folder_without_permission_is_named(photos):
-    (photos / "b.png").chmod(0)
-    with pytest.raises(OSError, match=r"Permission denied.*b\.png"):
-        datasets.load(photos)
-    (photos / "b.png").chmod(0o644)
-    photos.chmod(0)
-    with pytest.raises(OSError, match=r"Permission denied.*photos"):
-        datasets.load(photos)
-    photos.chmod(0o755)
-
-
-def test_an_unreadable_file_is_named(photos, monkeypatch):
-    """For root too: a file that vanishes or fails while it is read."""
-    gone = own.PictureFile(str(photos / "gone.png"), "")
-    monkeypatch.setattr(own, "find_parts", lambda folder: own.FoundPictures([gone, gone], [], []))
+def test_a_file_that_vanishes_or_cannot_be_read_is_named(photos):
     with pytest.raises(OSError, match=r"gone\.png"):
-        datasets.load(photos)
-
-
-def test_pictures_that_do_not_fit_into_memory_are_refused(photos):
-    with pytest.raises(DataError, match="do not fit into memory: --image_size makes them smaller"):
-        own._allocate(photos, 10**9, (10**4, 10**4, 3))
+        own.read_pictures(photos, [photos / "gone.png"], None)
 
 
 @pytest.mark.parametrize("name", ["nothing.npz", "nothing", "photos.zip"])
@@ -549,7 +413,7 @@ def test_a_path_that_is_neither_a_folder_nor_an_npz_file_is_refused(name, tmp_pa
 
 
 def arrays_of(num_train=6, num_test=3, shape=(5, 6, 3), labelled=True):
-    """Returns the arrays of a data set by name."""
+    """The arrays of a data set by name."""
     arrays = {"train_images": pixels(num_train, *shape), "test_images": pixels(num_test, *shape)}
     if labelled:
         arrays["train_labels"] = np.arange(num_train) * 100 - 100
@@ -575,24 +439,31 @@ KINDS = pytest.mark.parametrize("kind", ["npz", "folder"])
 
 @KINDS
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
-def test_arrays_are_read_as_they_are(kind, shape, tmp_path):
-    arrays = arrays_of(shape=shape)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_arrays_are_read_as_they_are(kind, shape, labelled, tmp_path):
+    arrays = arrays_of(shape=shape, labelled=labelled)
     data = datasets.load(write_arrays(kind, tmp_path, arrays))
     assert data.name == "photos" and data.verified is None
     for name in ("train_images", "test_images"):
         images = getattr(data, name)
         assert images.dtype == np.uint8 and images.ndim == 4 and images.flags.c_contiguous
         assert np.array_equal(images, arrays[name].reshape(-1, 5, 6, 1 if len(shape) == 2 else shape[2]))
-    assert data.class_names == ("-100", "0", "100", "200", "300", "400")
-    assert data.train_labels.tolist() == [0, 1, 2, 3, 4, 5] and data.test_labels.tolist() == [0, 2, 4]
-    prefix = {"npz": "sha256:", "folder": "sample-sha256:"}[kind]
-    assert data.digest.startswith(prefix)
+    if labelled:
+        assert data.class_names == ("-100", "0", "100", "200", "300", "400")
+        assert data.train_labels.tolist() == [0, 1, 2, 3, 4, 5] and data.test_labels.tolist() == [0, 2, 4]
+    else:
+        assert data.train_labels is data.test_labels is data.class_names is None
 
 
 @KINDS
-def test_arrays_may_have_no_labels(kind, tmp_path):
-    data = datasets.load(write_arrays(kind, tmp_path, arrays_of(labelled=False)))
-    assert data.train_labels is data.test_labels is data.class_names is None
+def test_labels_of_different_types_stay_apart(kind, tmp_path):
+    """NumPy would make floats of them, which do not tell large labels apart."""
+    arrays = arrays_of()
+    arrays["train_labels"] = np.arange(6, dtype=np.uint64) + 2**60
+    arrays["test_labels"] = np.array([-1, 2**60, 2**60 + 1])
+    data = datasets.load(write_arrays(kind, tmp_path, arrays))
+    assert data.class_names == ("-1", *(str(2**60 + number) for number in range(6)))
+    assert data.test_labels.tolist() == [0, 1, 2]
 
 
 def test_an_npz_file_of_images_is_split_as_a_folder_of_pictures_is(tmp_path):
@@ -610,14 +481,7 @@ def test_the_images_of_an_npz_file_are_scaled_as_pictures_are(channels, tmp_path
     save(tmp_path / "a.png", arrays["test_images"][2].reshape((5, 8, 3) if channels == (3,) else (5, 8)))
     data = datasets.load(write_arrays("npz", tmp_path, arrays), image_size=10)
     assert data.train_images.shape == (6, 10, 10, *(channels or (1,)))
-    assert np.array_equal(data.test_images[2], own.read_picture(str(tmp_path / "a.png"), 10).pixels)
-
-
-def test_the_size_of_arrays_is_checked_after_they_are_scaled(tmp_path):
-    path = write_arrays("npz", tmp_path, arrays_of(shape=(3, 5)))
-    assert "train_images is (6, 3, 5): images of at least 4x4 pixels are needed" in message_of(path)
-    assert datasets.load(path, image_size=8).train_images.shape == (6, 8, 8, 1)
-    assert "train_images is (6, 3, 3): images of at least 4x4 pixels are needed" in message_of(path, image_size=3)
+    assert np.array_equal(data.test_images[2], read(tmp_path / "a.png", 10))
 
 
 def test_arrays_in_a_folder_are_mapped_and_never_copied(tmp_path):
@@ -630,18 +494,15 @@ def test_arrays_in_a_folder_are_mapped_and_never_copied(tmp_path):
 
 
 def test_the_digest_of_mapped_arrays_is_that_of_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "NUM_SAMPLED_ROWS", 5)
     arrays = arrays_of(num_train=50, labelled=False)
     first = datasets.load(write_arrays("folder", tmp_path, arrays)).digest
     arrays["train_images"][7] += 1
-    assert datasets.load(write_arrays("folder", tmp_path, arrays)).digest != first
-    monkeypatch.setattr(own, "NUM_SAMPLED_ROWS", 5)
-    sampled = datasets.load(write_arrays("folder", tmp_path, arrays)).digest
-    arrays["train_images"][7] += 1
-    assert datasets.load(write_arrays("folder", tmp_path, arrays)).digest == sampled
+    assert datasets.load(write_arrays("folder", tmp_path, arrays)).digest == first
     arrays["train_images"][49] += 1
     changed = datasets.load(write_arrays("folder", tmp_path, arrays)).digest
     fewer = {name: array[:40] for name, array in arrays.items()}
-    assert len({sampled, changed, datasets.load(write_arrays("folder", tmp_path, fewer)).digest}) == 3
+    assert len({first, changed, datasets.load(write_arrays("folder", tmp_path, fewer)).digest}) == 3
 
 
 @KINDS
@@ -659,127 +520,67 @@ def test_the_digest_is_that_of_every_array(kind, name, tmp_path):
 
 @KINDS
 @pytest.mark.parametrize(
-    ("name", "array", "expected_text"),
+    ("name", "array", "found"),
     [
-        ("train_images", np.zeros((6, 5, 6, 3), np.float32), "train_images is float32 (6, 5, 6, 3): it takes uint8"),
-        ("train_images", np.zeros((6, 5, 6, 3), np.int64), "train_images is int64"),
-        ("test_images", np.zeros((3, 5, 6, 2), np.uint8), "test_images is uint8 (3, 5, 6, 2): it takes"),
-        ("test_images", np.zeros((3, 30), np.uint8), "test_images is uint8 (3, 30): it takes"),
-        ("test_images", np.zeros((3, 0, 6, 3), np.uint8), "test_images is uint8 (3, 0, 6, 3): it takes"),
-        ("test_images", np.zeros((3, 3, 6, 3), np.uint8), "images of at least 4x4 pixels are needed"),
-        (
-            "test_images",
-            np.zeros((3, 8, 8, 3), np.uint8),
-            "train_images (6, 5, 6, 3) and test_images (3, 8, 8, 3) differ",
-        ),
-        (
-            "train_labels",
-            np.zeros(5, np.int64),
-            "train_labels is int64 (5,): it takes integers (6,), one for each image",
-        ),
-        ("train_labels", np.zeros((6, 1), np.int64), "train_labels is int64 (6, 1): it takes"),
-        ("train_labels", np.zeros(6), "train_labels is float64 (6,): it takes integers"),
-        ("test_labels", np.array([0, 7, 8]), "test images have a class that no training image has: 7"),
+        ("train_images", np.zeros((6, 5, 6, 3), np.float32), "train_images is float32 (6, 5, 6, 3)"),
+        ("test_images", np.zeros((3, 5, 6, 2), np.uint8), "test_images is uint8 (3, 5, 6, 2)"),
+        ("test_images", np.zeros((3, 30), np.uint8), "test_images is uint8 (3, 30)"),
+        ("test_images", np.zeros((0, 5, 6, 3), np.uint8), "test_images is uint8 (0, 5, 6, 3)"),
+        ("test_images", np.zeros((3, 8, 8, 3), np.uint8), "test_images (3, 8, 8, 3)"),
+        ("train_labels", np.zeros(5, np.int64), "train_labels is int64 (5,)"),
+        ("train_labels", np.zeros((6, 1), np.int64), "train_labels is int64 (6, 1)"),
+        ("train_labels", np.zeros(6), "train_labels is float64 (6,)"),
         ("test_labels", np.array([{}, {}, {}]), "bject"),
     ],
 )
-def test_arrays_of_other_types_and_shapes_are_refused(kind, name, array, expected_text, tmp_path):
+def test_arrays_of_other_types_and_shapes_are_refused(kind, name, array, found, tmp_path):
     message = message_of(write_arrays(kind, tmp_path, {**arrays_of(), name: array}))
-    assert expected_text in message and "photos" in message
+    assert found in message and "photos" in message
 
 
 @KINDS
-def test_a_missing_array_is_named(kind, tmp_path):
-    for name in ("train_images", "test_images"):
-        arrays = arrays_of()
-        del arrays[name]
-        folder = tmp_path / name
-        folder.mkdir()
-        message = message_of(write_arrays(kind, folder, arrays))
-        assert name in message and ("photos.npz has no array" in message or ".npy is missing" in message)
+@pytest.mark.parametrize("name", ["train_images", "test_images"])
+def test_a_missing_array_is_named(kind, name, tmp_path):
     arrays = arrays_of()
-    del arrays["test_labels"]
-    assert message_of(write_arrays(kind, tmp_path, arrays)).endswith(
-        "has labels for only one of train_images and test_images: give labels for both, or for neither"
-    )
-
-
-@KINDS
-def test_labels_that_no_type_of_integers_holds_are_refused(kind, tmp_path):
-    """NumPy would make floats of them, which do not tell large labels apart."""
-    arrays = arrays_of()
-    arrays["train_labels"] = np.arange(6, dtype=np.uint64)
-    arrays["test_labels"] = np.arange(3, dtype=np.int64)
-    path = write_arrays(kind, tmp_path, arrays)
-    assert message_of(path).startswith(f"{path}: train_labels are uint64 and test_labels are int64, and no type")
-    arrays["train_labels"] = np.arange(6, dtype=np.uint8)
-    assert datasets.load(write_arrays(kind, tmp_path, arrays)).class_names == tuple("012345")
-
-
-def test_other_arrays_are_ignored_and_reported(tmp_path, capsys):
-    path = write_arrays("npz", tmp_path, arrays_of(labelled=False) | {"y_train": np.arange(6), "y_test": np.arange(3)})
-    assert datasets.load(path).train_labels is None
-    assert capsys.readouterr().err == f"{path}: ignored arrays: 2 (y_train, y_test)\n"
-    path = write_arrays("folder", tmp_path, arrays_of(labelled=False) | {"labels_train": np.arange(6)})
-    assert datasets.load(path).train_labels is None
-    assert capsys.readouterr().err == f"{path}: ignored files and folders: 1 (labels_train.npy)\n"
-    datasets.load(write_arrays("npz", tmp_path, arrays_of()))
-    assert capsys.readouterr().err == ""
+    del arrays[name]
+    message = message_of(write_arrays(kind, tmp_path, arrays))
+    assert name in message and str(tmp_path / "photos") in message
 
 
 def test_the_arrays_that_an_npz_file_has_instead_are_named(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=pixels(3, 4, 4), x_test=pixels(3, 4, 4))
-    assert "it takes train_images and test_images, or images, and holds x_train, x_test" in message_of(
-        tmp_path / "a.npz"
-    )
+    message = message_of(tmp_path / "a.npz")
+    assert "train_images and test_images, or images" in message and "x_train, x_test" in message
 
 
-def test_an_npz_file_with_images_beside_test_images_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", images=pixels(3, 4, 4), test_images=pixels(3, 4, 4))
-    assert "a.npz has no array train_images" in message_of(tmp_path / "a.npz")
+def test_other_arrays_are_ignored_and_reported(tmp_path, capsys):
+    datasets.load(write_arrays("npz", tmp_path, arrays_of(labelled=False) | {"y_train": np.arange(6)}))
+    assert "1 (y_train)" in capsys.readouterr().err
+    datasets.load(write_arrays("folder", tmp_path, arrays_of(labelled=False) | {"labels_train": np.arange(6)}))
+    assert "1 (labels_train.npy)" in capsys.readouterr().err
+    datasets.load(write_arrays("npz", tmp_path, arrays_of()))
+    assert capsys.readouterr().err == ""
 
 
-def test_an_npz_file_with_one_image_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", images=pixels(1, 4, 4))
-    assert "holds only 1 image" in message_of(tmp_path / "a.npz")
-
-
-def test_an_empty_array_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", images=pixels(0, 4, 4))
-    assert "images is uint8 (0, 4, 4): it takes" in message_of(tmp_path / "a.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
-def test_a_damaged_npz_file_is_refused(content, tmp_path):
-    (tmp_path / "a.npz").write_bytes(content)
-    assert "a.npz cannot be read as an .npz file" in message_of(tmp_path / "a.npz")
-
-
-def test_an_array_that_is_called_npz_is_refused(tmp_path):
-    np.save(tmp_path / "a.npy", pixels(3, 4, 4))
-    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    assert message_of(tmp_path / "a.npz").endswith(
-        "a.npz cannot be read as an .npz file: it is not a zip file of arrays; np.savez writes one"
-    )
-
-
-def test_an_npz_file_with_another_file_in_it_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("images", b"hello")
-    assert message_of(tmp_path / "a.npz").endswith("a.npz cannot be read as an .npz file: images is not an array")
-
-
-def test_damaged_mapped_arrays_are_refused(tmp_path):
-    path = write_arrays("folder", tmp_path, arrays_of())
-    images = path / "train_images.npy"
-    whole = images.read_bytes()
-    npz_file = write_arrays("npz", tmp_path, arrays_of()).read_bytes()
-    for content in (b"", b"hello", whole[:20], whole[:-1], npz_file):
-        images.write_bytes(content)
-        assert "train_images.npy cannot be read as an .npy file" in message_of(path)
+def test_damaged_arrays_are_refused(tmp_path):
+    """Also an array that is called .npz, and an .npz file that is called .npy."""
+    npz = write_arrays("npz", tmp_path, arrays_of())
+    folder = write_arrays("folder", tmp_path, arrays_of())
+    npy = folder / "train_images.npy"
+    whole_npz = npz.read_bytes()
+    whole_npy = npy.read_bytes()
+    flipped = bytearray(whole_npz)
+    flipped[300] ^= 1
+    for content in (b"", b"hello", b"PK\x03\x04", whole_npz[:-1], flipped, whole_npy):
+        npz.write_bytes(content)
+        assert str(npz) in message_of(npz)
+    for content in (b"", b"hello", whole_npy[:20], whole_npy[:-1], whole_npz):
+        npy.write_bytes(content)
+        assert str(npy) in message_of(folder)
 
 
 def test_mapped_arrays_in_fortran_order_are_refused(tmp_path):
+    """They would be copied into memory."""
     arrays = arrays_of()
     arrays["test_images"] = np.asfortranarray(arrays["test_images"])
     assert "test_images.npy is in Fortran order" in message_of(write_arrays("folder", tmp_path, arrays))
@@ -788,4 +589,5 @@ def test_mapped_arrays_in_fortran_order_are_refused(tmp_path):
 def test_mapped_arrays_are_not_scaled(tmp_path):
     path = write_arrays("folder", tmp_path, arrays_of(shape=(8, 8)))
     assert datasets.load(path, image_size=8).train_images.shape == (6, 8, 8, 1)
-    assert "has images of 8x8 pixels, not 4x4: arrays in a folder are not scaled" in message_of(path, image_size=4)
+    message = message_of(path, image_size=4)
+    assert str(path) in message and "--image_size" in message

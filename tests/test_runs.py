@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import re
 import sys
 import types
 
@@ -185,12 +186,14 @@ def test_runs_are_listed_with_their_epoch_and_last_test_elbo(folder):
     damaged = folder.with_name("other")
     save(damaged, 3)
     (damaged / "config.json").write_text("{}")
-    assert cli.describe_runs(folder.parent).splitlines() == [
+    dated = re.sub(r"\(\d{4}-\d\d-\d\d \d\d:\d\d, ", "(date, ", cli.describe_runs(folder.parent))
+    assert dated.splitlines() == [
         f"trained runs in {folder.parent}",
-        f"  {CONFIG.run_name}  (epoch 11, test ELBO -1.25 nats at epoch 10)",
-        f"  other  (epoch 3; {damaged / 'config.json'} cannot be read: it has no entry 'config')",
+        f"  {folder}  (date, epoch 11, test ELBO -1.25 nats at epoch 10)",
+        f"  {damaged}  (date, epoch 3; {damaged / 'config.json'} cannot be read: it has no entry 'config')",
+        f"to draw one, for example: python make_pictures.py {damaged}",
         f"replaced runs in {folder.parent / 'replaced'}",
-        f"  {CONFIG.run_name}.1  (epoch 7, test ELBO -1.25 nats)",
+        f"  {folder.parent / 'replaced' / CONFIG.run_name}.1  (date, epoch 7, test ELBO -1.25 nats)",
     ]
 
 

@@ -1,19 +1,17 @@
 """The training loop: its steps against plain NumPy, its random draws, and its history."""
 
+import contextlib
 import functools
 import itertools
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
 from scipy.special import expit
 
 import datasets
-from config import LIKELIHOODS, Config
+from config import LIKELIHOODS, PRECISIONS, Config
 from vae import checkpoints, cores, history, model, runs, training
 from vae.training import Block
 
@@ -39,6 +37,22 @@ def fit(state, images, num_epochs, train_block=None, **options):
 def train_nothing(block):
     """Stands in for a compiled block where its steps do not matter: compiling takes seconds."""
     return np.full((block.num_steps, 2), -1.0, np.float32)
+
+
+@contextlib.contextmanager
+def eagerly():
+    """Makes TensorFlow's functions run as they are called inside the block, without compiling them."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def uncompiled():
+    with eagerly():
+        yield
 
 
 def without_seconds(rows):
@@ -99,7 +113,7 @@ def elbo_and_gradients(weights, x, noise):
     return log_likelihood.mean(), kl.mean(), gradients
 
 
-@pytest.mark.parametrize("batch_size", [99, 101])
+@pytest.mark.parametrize("batch_size", [pytest.param(99, marks=pytest.mark.slow), 101])
 def test_the_first_100_steps_are_those_of_plain_numpy(images, batch_size):
     """From 100 images on, a step has two parts, which may be uneven."""
     state = new_state()
@@ -115,7 +129,7 @@ def test_the_first_100_steps_are_those_of_plain_numpy(images, batch_size):
     np.testing.assert_allclose(terms, expected, atol=1e-3, rtol=0)
 
 
-def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy(images):
+def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy(images, uncompiled):
     """The first stage of the staged schedule ends after epoch 1, the second after epoch 4."""
     state = new_state()
     blocks = list(training.make_blocks(state.model, images, range(1, 6), batch_size=100, seed=0))
@@ -173,7 +187,9 @@ def test_a_step_has_one_part_on_a_gpu_and_where_the_user_has_set_the_threads(mon
     assert cores.sizes_per_core(100) == [100]
 
 
-@pytest.mark.parametrize("num_parts", [2, 3, 5])
+@pytest.mark.parametrize(
+    "num_parts", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_parts, monkeypatch):
     """Up to rounding; the sum of the parts has the same bits each time."""
     model = new_state("conv3").model
@@ -218,11 +234,8 @@ def test_the_compiled_steps_are_those_without_compilation(images, vae_type, like
     noise = np.random.default_rng(1).standard_normal((60, 3), dtype=np.float32)
     block = Block(x, noise, num_steps=3)
     compiled_terms = training.compile_block(compiled, 20)(block)
-    tf.config.run_functions_eagerly(True)
-    try:
+    with eagerly():
         eager_terms = training.compile_block(eager, 20)(block)
-    finally:
-        tf.config.run_functions_eagerly(False)
     np.testing.assert_allclose(compiled_terms, eager_terms, rtol=1e-3)
     for variable, expected in zip(compiled.model.trainable_variables, eager.model.trainable_variables, strict=True):
         np.testing.assert_allclose(variable, expected, atol=2e-4)
@@ -231,7 +244,8 @@ def test_the_compiled_steps_are_those_without_compilation(images, vae_type, like
 @pytest.mark.parametrize(
     ("vae_type", "precision"),
     [
-        ("flat_binarized", "float32"),
+        # test_train.py has this case, too.
+        pytest.param("flat_binarized", "float32", marks=pytest.mark.slow),
         ("conv3", "float32"),
         pytest.param("conv3", "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param("flat_binarized", "mixed_bfloat16", marks=pytest.mark.slow),
@@ -264,8 +278,16 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, va
         assert np.array_equal(array, expected[name]), name
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+QUICK_GRADIENTS = [("cross_entropy", "float32"), ("logit_normal", "float32")]
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "precision"),
+    [
+        pytest.param(*pair, marks=[] if pair in QUICK_GRADIENTS else [pytest.mark.slow])
+        for pair in itertools.product(LIKELIHOODS, PRECISIONS)
+    ],
+)
 def test_no_gradient_is_a_sum_of_three_terms(likelihood, precision, monkeypatch):
     """TensorFlow's AddN adds three or more terms in an order that depends on when their memory becomes free."""
     monkeypatch.setattr(cores, "count_cores", lambda: 4)
@@ -276,17 +298,13 @@ def test_no_gradient_is_a_sum_of_three_terms(likelihood, precision, monkeypatch)
     assert numbers_of_terms and max(numbers_of_terms) == 2
 
 
-def test_each_operation_has_one_thread_only_where_a_step_has_a_part_for_each_core():
-    """In a fresh process, because TensorFlow creates its threads once."""
-    code = (
-        "import tensorflow as tf; from vae import cores; cores.count_cores = lambda: 4; "
-        "get = tf.config.threading.get_intra_op_parallelism_threads; "
-        "cores.set_threads('conv3', 100); assert get() == 1; "
-        "cores.set_threads('flat', 100); assert get() == 0; "
-        "cores.set_threads('conv3', 31); assert get() == 0; "
-        "tf.constant(0) + 1; cores.set_threads('conv3', 100); assert get() == 0"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+def test_each_operation_has_one_thread_only_where_a_step_has_a_part_for_each_core(monkeypatch):
+    monkeypatch.setattr(cores, "count_cores", lambda: 4)
+    chosen = []
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", chosen.append)
+    for network, num_images in (("conv3", 100), ("flat", 100), ("conv3", 31)):
+        cores.set_threads(network, num_images)
+    assert chosen == [1, 0, 0]
 
 
 # ---- Blocks --------------------------------------------------------------------------------------------------------
@@ -313,7 +331,7 @@ def test_an_epoch_uses_each_image_once_and_leaves_out_others_each_time():
     assert len(left_out) == 5
 
 
-def test_of_a_block_that_is_not_full_only_its_steps_are_trained(images, monkeypatch):
+def test_of_a_block_that_is_not_full_only_its_steps_are_trained(images, monkeypatch, uncompiled):
     """With room for 3 steps in a block, an epoch of 5 steps has a second block of 2 steps."""
     monkeypatch.setattr(training, "MAX_BLOCK_BYTES", 4 * 100 * 64 * 3)
     state = new_state()

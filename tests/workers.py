@@ -56,7 +56,7 @@ def started_workers(commands, with_chief=False, ports=None):
 
 def endings(processes):
     """The exit code of each process and what it printed, once all of them have ended by themselves."""
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 

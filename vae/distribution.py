@@ -173,17 +173,17 @@ class Replicas:
     ) -> None:
         self.strategy = strategy
         self.count: int = strategy.num_replicas_in_sync
-        self.is_chief = name == names[0]
-        self._names = list(names)
-        self._index = self._names.index(name)
-        self._waiting = waiting
-        self._sum = self._make_sum()
         if batch_size % self.count > 0:
             next_multiple = batch_size + self.count - batch_size % self.count
             raise UsageError(
                 f"argument --batch_size: takes a multiple of {self.count}, the number of replicas, got {batch_size}; "
                 f"try {next_multiple}"
             )
+        self.is_chief = name == names[0]
+        self._names = list(names)
+        self._index = self._names.index(name)
+        self._waiting = waiting
+        self._sum = self._make_sum()
 
     def gather(self, values: Sequence[int]) -> np.ndarray:
         """The values of all workers, int64 [workers, k], the chief's first. Every worker must call it with k values."""

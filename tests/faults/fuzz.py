@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["datasets", "gzip", "tarfile", "zipfile
     import tarfile
 
     import numpy as np
-    from conftest import idx
+    from data_files import idx
     from PIL import Image
 
     from datasets import DataError, base, cifar10, mnist, own
@@ -47,21 +47,17 @@ def parse_batch(content):
 
 def read_archive(content):
     path = written(gzip.compress(content, 0), "a.tar.gz")
-    assert len(cifar10._read_archive(path)) == len(cifar10.BATCHES)
-
-
-def is_published(dataset):
-    return True
+    assert len(cifar10._read_batches([base.Source(path, False)])) == len(cifar10.BATCHES)
 
 
 def read_cache(content):
-    dataset = base._read_cache("x", written(content, "a.npz"), False, (2, 2, 1), is_published)
+    dataset = base._read_cache(written(content, "a.npz"), False)
     assert dataset is None or isinstance(dataset, base.Dataset)
 
 
 def read_picture(content):
-    pixels = own.read_picture(str(written(content, "a.png")), None).pixels
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3) and min(pixels.shape[:2]) >= 4
+    pixels = own.read_picture(written(content, "a.png"), None).pixels
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size
 
 
 def read_npz(content):
@@ -82,7 +78,7 @@ def check_dataset(dataset):
 
 
 def picture(picture_format):
-    """Returns a function that returns a small picture in one of Pillow's formats."""
+    """A function that gives a small picture in one of Pillow's formats."""
 
     def save():
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
@@ -94,7 +90,7 @@ def picture(picture_format):
 
 
 def saved_by(save, **arrays):
-    """Returns what a function of NumPy saves."""
+    """What a function of NumPy saves."""
     file = io.BytesIO()
     save(file, **arrays)
     return file.getvalue()
@@ -114,8 +110,8 @@ def archive():
 def cache():
     path = FOLDER / "cache.npz"
     images = np.zeros((2, 2, 2, 1), np.uint8)
-    base._write_cache(base.Dataset("x", images, images[:1]), [], path)
-    assert base._read_cache("x", path, False, (2, 2, 1), is_published) is not None
+    base._write_cache(path, base.Dataset("x", images, images[:1]), [])
+    assert base._read_cache(path, False) is not None
     return path.read_bytes()
 
 
@@ -136,7 +132,8 @@ TARGETS |= {name.lower(): (read_picture, picture(name)) for name in own.FORMATS}
 def main():
     # As while own.py reads pictures.
     warnings.simplefilter("ignore")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    # A file can promise any size, and a large picture would only take time.
+    Image.MAX_IMAGE_PIXELS = 10**6
     target, make_whole_file = TARGETS[sys.argv[1]]
     whole = make_whole_file()
 
