@@ -109,9 +109,11 @@ def test_saves_killed_at_every_change_leave_the_newest_whole_checkpoint(tmp_path
         limit_files(size, effect=signal.SIG_DFL)
         return save_without_training(folder, num_epochs)
 
-    # The kernel kills between two writes: of config.json or of history.csv, and of the checkpoint.
-    (checkpoint,) = (tmp_path / "undisturbed_4").rglob("epoch-4.npz")
-    for size in (0, 100, 300, *np.linspace(1000, checkpoint.stat().st_size - 1, 10, dtype=int).tolist()):
+    # The kernel kills between two writes: of config.json, and of the checkpoint.
+    (checkpoint,) = folder.rglob("epoch-4.npz")
+    checkpoint_size = checkpoint.stat().st_size
+    shutil.rmtree(folder)
+    for size in (0, 100, 300, *np.linspace(1000, checkpoint_size - 1, 10, dtype=int).tolist()):
         shutil.copytree(tmp_path / "undisturbed_3", folder)
         assert in_child(save_until, size) == -signal.SIGXFSZ
         assert {path.stat().st_size for path in folder.rglob(".*.tmp")} == {size}
