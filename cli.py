@@ -287,7 +287,7 @@ def script(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., 
             if is_program:
                 # Python is about to exit, and a further Ctrl-C would print a traceback.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            print("\nstopped", file=sys.stderr)
+            complain("\nstopped")
             # Python's own handler of Ctrl-C gives no number.
             (number,) = interrupt.args or (signal.SIGINT,)
             return 128 + number
@@ -337,7 +337,13 @@ def describe_error(error: Exception) -> str | None:
 
 def print_error(message: str) -> None:
     """Prints an error the way argparse does."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    complain(f"{Path(sys.argv[0]).name}: error: {message}")
+
+
+def complain(text: str) -> None:
+    """Prints on standard error, or does nothing if that is closed or full, where no one would see another error either."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 # ---- Standard output and standard error ----------------------------------------------------------------------------
@@ -367,7 +373,7 @@ def flush_standard_output() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
-            print(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}", file=sys.stderr)
+            complain(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}")
 
 
 # ---- TensorFlow's start-up -----------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal_number = session.train(run, config, data, overwrite=args.overwrite, picture=picture, replicas=replicas)
     if signal_number == 0:
         return 0
-    print(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
+    session.say(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
     return 128 + signal_number
 
 

@@ -223,7 +223,8 @@ def test_only_this_project_gets_its_own_tuning(monkeypatch):
     monkeypatch.setattr(rounds.os, "environ", environment)
     rounds.prepare_environment()
     assert environment == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "-1"}
-    code = "import os, sys, benchmarks.run; print('XLA_FLAGS' in os.environ or 'tensorflow' in sys.modules)"
+    code = "import os, sys; from benchmarks import rounds, run; rounds.prepare_environment(); "
+    code += "print('XLA_FLAGS' in os.environ or 'tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={})
     assert done.stdout == "False\n"
 

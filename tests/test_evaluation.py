@@ -10,6 +10,7 @@ import tensorflow as tf
 import datasets
 import evaluate
 import train
+from config import Config
 from vae import cores, evaluation, importance, model
 from vae.randomness import TEST_SEED, generator
 
@@ -21,15 +22,10 @@ def data():
 
 def create(likelihood, network="flat"):
     """A small VAE for the digits."""
-    return model.create(
-        network=network,
-        likelihood=likelihood,
-        image_shape=(8, 8, 1),
-        latent_dim=3,
-        hidden_size=16,
-        activation="relu",
-        seed=0,
-    )
+    flat_types = {"bernoulli": "flat_binarized", "normal": "flat_cont_normal"}
+    vae_type = "conv3" if network == "conv3" else flat_types[likelihood]
+    config = Config("digits", vae_type, likelihood=likelihood, latent_dim=3, hidden_size=16)
+    return model.create(config, image_shape=(8, 8, 1))
 
 
 def test_the_test_set_is_always_prepared_in_the_same_way(data):
@@ -85,7 +81,7 @@ def test_format_elbo_adds_bits_per_dim_where_there_are_any():
 
 
 def test_active_units_are_those_whose_means_vary(data):
-    vae = create("cross_entropy")
+    vae = create("cross_entropy", "conv3")
     last_layer = vae.encoder.layers[-1]
     kernel = 3 * last_layer.kernel.numpy()
     kernel[:, 1] = 0  # The second latent's mean is the same for every image.
@@ -128,7 +124,7 @@ def test_a_single_sample_has_no_estimators_error(data):
 
 
 def test_without_a_likelihood_there_is_no_nll(data):
-    vae = create("cross_entropy")
+    vae = create("cross_entropy", "conv3")
     x = evaluation.prepare_test(vae.likelihood, data.test_images[:10])
     metrics = evaluation.compute_metrics(vae, x, num_samples=2)
     assert metrics.nll is metrics.nll_of_q is metrics.effective_sample_size is None

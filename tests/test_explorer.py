@@ -19,7 +19,7 @@ from benchmarks import chromium
 from config import Config
 from explorer import page, weights
 from report.experiments import EXPERIMENTS
-from vae import latent, runs
+from vae import latent, model
 from vae.likelihoods import LIKELIHOODS
 from vae.model import Posterior
 
@@ -39,7 +39,7 @@ class Example:
     def __init__(self, shape=(8, 8, 1), num_images=60, num_classes=3, seed=0, **parameters):
         self.rng = np.random.default_rng(seed)
         parameters = {"vae_type": "flat_binarized", "latent_dim": 3, "hidden_size": 16} | parameters
-        self.model = runs.build(Config("digits", **parameters), shape)
+        self.model = model.create(Config("digits", **parameters), shape)
         self.model.epoch = 7
         # Glorot's initial weights would give grey pictures.
         self.model.decoder.set_weights(

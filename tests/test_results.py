@@ -14,9 +14,9 @@ import train
 from report import page, results
 from report.experiments import EXPERIMENTS, Experiment
 from report.results import Result
-from vae import evaluation, runs, signals
+from vae import evaluation, history, runs, signals
 from vae.evaluation import Metrics
-from vae.training import HistoryRow
+from vae.history import HistoryRow
 
 ROOT = Path(config.__file__).parent
 
@@ -309,9 +309,9 @@ def test_work_that_was_done_is_not_repeated(report, finished, capsys):
 def test_a_shorter_run_is_continued(report, finished, monkeypatch):
     longer = replace(DIGITS, config=replace(DIGITS.config, num_epochs=5))
     monkeypatch.setattr(reproduce, "EXPERIMENTS", [longer])
-    assert len(runs.read_history(finished)) == 4
+    assert len(history.read(finished)) == 4
     assert report() == 0
-    assert len(runs.read_history(finished)) == Metrics.read(finished).epoch == 5
+    assert len(history.read(finished)) == Metrics.read(finished).epoch == 5
 
 
 def test_a_quick_look_changes_no_better_result(report, finished, capsys):

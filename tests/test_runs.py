@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import re
+import shlex
 import sys
 import types
 
@@ -191,7 +192,7 @@ def test_runs_are_listed_with_their_epoch_and_last_test_elbo(folder):
         f"trained runs in {folder.parent}",
         f"  {folder}  (date, epoch 11, test ELBO -1.25 nats at epoch 10)",
         f"  {damaged}  (date, epoch 3; {damaged / 'config.json'} cannot be read: it has no entry 'config')",
-        f"to draw one, for example: python make_pictures.py {damaged}",
+        f"to draw one, for example: {shlex.join(['python', 'make_pictures.py', str(damaged)])}",
         f"replaced runs in {folder.parent / 'replaced'}",
         f"  {folder.parent / 'replaced' / CONFIG.run_name}.1  (date, epoch 7, test ELBO -1.25 nats)",
     ]

@@ -270,16 +270,18 @@ def test_a_script_that_finds_no_model_lists_the_runs_and_says_how_to_train_it(tr
     for script in READING_SCRIPTS:
         assert trained.run(script, "--dataset", "digits", "--seed", "3") == 1
         message = capsys.readouterr().err
-        assert "digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1, test ELBO -" in message
+        assert re.search(r"digits_flat_binarized_z2_h16_lr0.001_b100  \(.*, epoch 1, test ELBO -", message)
         assert re.search("python train.py --dataset digits .*--seed 3 ", message)
 
 
 @pytest.mark.parametrize("script", ["train", *READING_SCRIPTS])
 def test_every_script_lists_the_trained_runs(script, trained, capsys):
     assert trained.run(script, "--list") == 0
-    heading, line = capsys.readouterr().out.splitlines()
+    heading, line, command = capsys.readouterr().out.splitlines()
     assert heading == f"trained runs in {trained.checkpoints}"
-    assert line.startswith("  digits_flat_binarized_z2_h16_lr0.001_b100  (epoch 1, test ELBO -")
+    folder = folder_of(trained, DIGITS)
+    assert line.startswith(f"  {folder}  (") and "epoch 1, test ELBO -" in line
+    assert command.endswith(shlex.join(["python", "make_pictures.py", str(folder)]))
 
 
 @pytest.mark.parametrize("script", ["train", *READING_SCRIPTS])

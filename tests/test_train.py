@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import DIGITS, TIMEOUT, Workspace, contents, saved
 
-from config import Config
+from config import Config, UsageError
 from vae import evaluation, files, history, runs, session, training
 from vae.history import HistoryRow
 
@@ -159,7 +159,8 @@ def test_training_goes_on_if_its_progress_cannot_be_printed(workspace, pretended
     def refuse(*args, **options):
         raise OSError("the terminal is closed")
 
-    monkeypatch.setattr(session, "show_row", refuse)
+    monkeypatch.setattr("tqdm.tqdm.update", refuse)
+    monkeypatch.setattr("tqdm.tqdm.close", refuse)
     monkeypatch.setattr("builtins.print", refuse)
     assert runs.saved_epoch(workspace.train(*DIGITS, "--num_epochs", "2")) == 2
 
@@ -186,7 +187,9 @@ def test_overwrite_moves_the_earlier_run_to_replaced(trained, pretended, capsys)
     assert runs.restore(replaced).epoch == 1 and runs.restore(folder).epoch == 2
     assert trained.run("train", "--list") == 0
     output = capsys.readouterr().out
-    assert f"{folder.name}  (epoch 2, " in output and f"{folder.name}.1  (epoch 1, " in output
+    assert re.search(rf"{folder.name}  \(.*, epoch 2, ", output) and re.search(
+        rf"{folder.name}.1  \(.*, epoch 1, ", output
+    )
 
 
 def test_overwrite_moves_nothing_if_the_data_cannot_be_used(workspace, pretended, tmp_path, capsys):
@@ -268,12 +271,17 @@ def test_the_threads_are_chosen_for_the_network_and_its_batch(vae_type, network,
 
 
 def test_a_step_that_does_not_fit_into_memory_gives_a_warning(capsys):
-    """The weights for the largest images here would take 59 TB, so the warning comes before the model is built."""
-    session.warn_about_memory(Config(vae_type="conv3"), (32, 32, 3))
+    session.check_memory(Config(vae_type="conv3"), (32, 32, 3), num_images=100)
     assert capsys.readouterr().err == ""
-    session.warn_about_memory(Config(vae_type="conv3"), (300_000, 400_000, 3))
+    session.check_memory(Config(vae_type="conv3"), (256, 256, 3), num_images=10**6)
     message = capsys.readouterr().err
-    assert "a training step on 100 images of 300000x400000x3" in message and "--batch_size" in message
+    assert "a training step on 1000000 images of 256x256x3" in message and "--batch_size" in message
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_built():
+    """The weights for these images would take 59 TB."""
+    with pytest.raises(UsageError, match="a model of images of 300000x400000x3 needs about"):
+        session.check_memory(Config(vae_type="conv3"), (300_000, 400_000, 3), num_images=1)
 
 
 @pytest.mark.parametrize("vae_type", ["flat_binarized", "conv3"])

@@ -14,7 +14,7 @@ import pytest
 import reproduce
 from report import page
 from report.experiments import EXPERIMENTS
-from vae import runs
+from vae import history, runs
 
 
 def test_the_whole_report_at_a_small_scale(small_data, tmp_path, monkeypatch):
@@ -24,7 +24,7 @@ def test_the_whole_report_at_a_small_scale(small_data, tmp_path, monkeypatch):
     assert reproduce.main(argv) == 0
     for experiment in EXPERIMENTS:
         run = tmp_path / "docs" / "results" / experiment.config.run_name
-        assert len(runs.read_history(run)) == math.ceil(experiment.config.num_epochs * 0.002)
+        assert len(history.read(run)) == math.ceil(experiment.config.num_epochs * 0.002)
         metrics = json.loads((run / "metrics.json").read_text())
         assert metrics["num_samples"] == math.ceil(experiment.num_samples * 0.002)
         pictures = {path.name for path in (tmp_path / "docs" / "figures" / run.name).iterdir()}
@@ -57,4 +57,4 @@ def test_a_signal_stops_training_after_the_epoch_and_then_the_report(number, sen
     assert process.returncode == 128 + number
     assert rest.count("stopped early") == 1 and "all done" not in rest
     (run,) = runs.trained(tmp_path / "checkpoints")
-    assert 1 <= len(runs.read_history(run)) < 500
+    assert 1 <= len(history.read(run)) < 500
