@@ -341,7 +341,7 @@ def print_error(message: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Prints on standard error, or does nothing if that is closed or full, where no one would see another error either."""
+    """Prints on standard error. If that is closed or full, no one would see another error either."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 

@@ -160,7 +160,7 @@ def test_training_goes_on_if_its_progress_cannot_be_printed(workspace, pretended
         raise OSError("the terminal is closed")
 
     monkeypatch.setattr("tqdm.tqdm.update", refuse)
-    monkeypatch.setattr("tqdm.tqdm.close", refuse)
+    monkeypatch.setattr("tqdm.tqdm.set_postfix_str", refuse)
     monkeypatch.setattr("builtins.print", refuse)
     assert runs.saved_epoch(workspace.train(*DIGITS, "--num_epochs", "2")) == 2
 
@@ -187,9 +187,8 @@ def test_overwrite_moves_the_earlier_run_to_replaced(trained, pretended, capsys)
     assert runs.restore(replaced).epoch == 1 and runs.restore(folder).epoch == 2
     assert trained.run("train", "--list") == 0
     output = capsys.readouterr().out
-    assert re.search(rf"{folder.name}  \(.*, epoch 2, ", output) and re.search(
-        rf"{folder.name}.1  \(.*, epoch 1, ", output
-    )
+    assert re.search(rf"{folder.name}  \(.*, epoch 2, ", output)
+    assert re.search(rf"{folder.name}.1  \(.*, epoch 1, ", output)
 
 
 def test_overwrite_moves_nothing_if_the_data_cannot_be_used(workspace, pretended, tmp_path, capsys):
