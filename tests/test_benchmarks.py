@@ -19,10 +19,6 @@ from config import Config
 from report.markdown import format_table
 
 ROOT = Path(__file__).parents[1]
-# The peers that README's text compares this project with, by their names in the tables.
-JAX = "JAX + Optax: `lax.scan`, data prepared by NumPy"
-KERAS = "Keras: `fit`, XLA, `steps_per_execution=100`"
-PYTORCH = "PyTorch: torch.compile, fused Adam"
 PEERS = {"jax_scan": {"jax", "optax"}, "keras_fit": {"keras", "tensorflow"}, "pytorch": {"torch"}}
 
 
@@ -243,28 +239,6 @@ def test_the_rows_in_the_readme_are_those_of_the_default_model_in_the_results():
     rows = [line for line in readme if line.startswith(names)]
     assert len(rows) >= 5
     assert set(rows) <= set(lines_of_section(results, "### Binarized MNIST, encoder 784-200-200-40"))
-
-
-def test_the_ratios_in_the_text_of_the_readme_are_those_in_the_results():
-    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-
-    epyc = ratios_of_section(results, "## The EPYC", column=1)
-    assert f"JAX takes {epyc[JAX]:.2f} times as long as this project, " in readme
-    assert f"Keras {epyc[KERAS]:.2f} times, and PyTorch {epyc[PYTORCH]:.2f} times." in readme
-
-    epyc_500 = ratios_of_section(results, "## The EPYC", column=2)
-    intel_500 = ratios_of_section(results, "### Binarized MNIST, encoder 784-500-500-40", column=2)
-    for ratios, machine in ((epyc_500, "on the EPYC"), (intel_500, "which is little more than the noise")):
-        of_peers = [ratios[name] for name in (JAX, KERAS, PYTORCH)]
-        assert re.search(f"{min(of_peers):.2f} to {max(of_peers):.2f} times as long,? {machine}", readme)
-
-
-def ratios_of_section(results, heading, column):
-    """The numbers in one column of a section's tables, by the row's first cell."""
-    rows = [line.strip("|").split("|") for line in lines_of_section(results, heading) if line.startswith("|")]
-    cells = {row[0].strip(): row[column].strip() for row in rows if len(row) > column}
-    return {name: float(cell) for name, cell in cells.items() if re.fullmatch(r"\d+\.\d+", cell)}
 
 
 def test_workers_are_compared_with_one_process_within_each_round():

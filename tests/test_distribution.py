@@ -117,6 +117,7 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_train_py_shares_each_batch_among_the_gpus_of_one_machine(tmp_path):
     arguments = [*DIGITS, "--num_epochs", "3"]
     assert train.main([*arguments, *paths(tmp_path / "one")]) == 0

@@ -108,7 +108,7 @@ def edit_config(folder, old, new):
 
 # ---- All data sets and models --------------------------------------------------------------------------------------
 
-QUICK = [("mnist", "flat_binarized"), ("frey_faces", "flat_cont_normal"), ("svhn", "conv3")]
+QUICK = [("svhn", "conv3")]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,7 @@ def test_the_same_images_give_the_same_model_from_wherever_they_are_read(workspa
     assert trained_on(str(tmp_path / "classes")) == trained_on(str(tmp_path / "sorted.npz")) != unsorted
 
 
+@pytest.mark.slow
 def test_few_images_work_or_the_script_says_why_not(workspace, tmp_path, capsys):
     write_pictures(tmp_path / "two", np.zeros((2, 8, 8, 1), np.uint8))
     argv = ["--dataset", str(tmp_path / "two"), "--hidden_size", "8"]
@@ -282,6 +283,22 @@ def test_every_script_lists_the_trained_runs(script, trained, capsys):
     folder = folder_of(trained, DIGITS)
     assert line.startswith(f"  {folder}  (") and "epoch 1, test ELBO -" in line
     assert command.endswith(shlex.join(["python", "make_pictures.py", str(folder)]))
+
+
+def test_the_folder_of_a_run_takes_the_place_of_its_flags(trained, capsys):
+    folder = folder_of(trained, DIGITS)
+    assert trained.run("plot_singular_values", *DIGITS) == 0
+    (picture,) = trained.pictures.rglob("singular_values.png")
+    expected = picture.read_bytes()
+    picture.unlink()
+    renamed = folder.rename(folder.with_name("renamed"))
+    assert trained.run("plot_singular_values", str(renamed)) == 0
+    assert (trained.pictures / "renamed" / "singular_values.png").read_bytes() == expected
+
+    assert trained.run("plot_singular_values", str(renamed), "--latent_dim", "2") == 2
+    assert "argument --latent_dim: is not needed" in capsys.readouterr().err
+    assert trained.run("plot_singular_values", str(folder)) == 2
+    assert f"there is no folder {str(folder)!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["train", *READING_SCRIPTS])
@@ -456,6 +473,7 @@ def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(three, c
     assert set(contents(folder)) == {"latent_space_pca.png"}
 
 
+@pytest.mark.slow
 def test_one_latent_works_or_the_script_says_why_not(workspace, capsys):
     argv = ["--dataset", "digits", "--latent_dim", "1", "--hidden_size", "16"]
     for script in ("train", "make_pictures", "plot_singular_values", "explore"):
@@ -505,7 +523,7 @@ def test_explore_says_that_a_page_is_large_and_opens_it_if_it_is_asked_to(traine
 # ---- The pages -----------------------------------------------------------------------------------------------------
 
 # The folders of images that commands of the pages name.
-FOLDERS_OF_PAGES = ("path/to/photos", "tiles")
+FOLDERS_OF_PAGES = ("photos", "tiles")
 
 
 def blocks_of_pages(languages):
@@ -534,7 +552,7 @@ def understood(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(cli.Parser, "parse_args", lambda *args: parsed.append(parse_args(*args)) or parsed[0])
             # A script with model flags loads its data next, and reproduce.py the module that writes RESULTS.md.
-            for name in ("open_trained_run", "load_data", "tensorflow_messages_held_back"):
+            for name in ("open_trained_run", "load_data", "tensorflow_messages_held_back", "read_flags_from_run"):
                 patch.setattr(cli, name, stop)
             try:
                 importlib.import_module(script).main(argv)
@@ -575,6 +593,9 @@ def test_the_commands_of_the_pages_run(understood, workspace, tmp_path, monkeypa
         args = understood(script, argv)
         if args.list:
             assert workspace.run(script, *argv) == 0
+            continue
+        if not hasattr(args, "config"):
+            # The folder of a run, in place of the flags: test_the_folder_of_a_run_takes_the_place_of_its_flags
             continue
         is_trained = runs.saved_epoch(workspace.checkpoints / args.config.run_name) > 0
         more = list(short)
