@@ -207,8 +207,6 @@ def read_flags_from_run(parser: Parser, args: argparse.Namespace) -> None:
     args.config = saved.config
     args.dataset = saved.data_path or saved.config.dataset
     args.checkpoints_dir = args.run.parent
-    # The user has accepted these files before. The digest shows whether they are the same.
-    args.allow_unverified = args.allow_unverified or saved.data_verified is False
 
 
 def hint_at_data_set(text: str) -> str:

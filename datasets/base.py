@@ -31,7 +31,8 @@ class Dataset:
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
     `verified` says whether every source file has its published digest. The user's own images have no published digest.
-    For them, `verified` is None, `digest` identifies the data, and `class_names` has the name of each label.
+    For them, `verified` is None, `digest` identifies the data, `path` is where they are, and `class_names` has the name
+    of each label.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset:
     verified: bool | None = True
     class_names: tuple[str, ...] | None = None
     digest: str | None = None
+    path: str | None = None
 
 
 def split(num_images: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:

@@ -127,6 +127,7 @@ def _make_dataset(
         test_images=test_images,
         verified=None,
         digest=digest,
+        path=os.path.abspath(path),
         **labels._asdict(),
     )
 

@@ -55,7 +55,7 @@ class SavedConfig:
     data_verified: whether every data file had its published sha256, in every session that trained the model. None for
     the user's own images.
     versions: of Python and the LIBRARIES, at the last save.
-    data_digest: identifies images that are not the published ones. None for published data.
+    data_digest: the digest of the user's own images. None for the other data sets.
     data_path: where the user's own images were. None for the other data sets.
     """
 
