@@ -18,7 +18,7 @@ import tqdm
 
 from config import Config, UsageError
 from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
-from vae.distribution import Replicas
+from vae.distribution import Replicas, report
 from vae.history import HistoryRow
 from vae.runs import Run
 
@@ -129,7 +129,7 @@ def train(
     say(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
     say(str(picture))
     if last_row.train_kl < COLLAPSED_KL:
-        warn(
+        report(
             f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z says nothing about x; people try "
             "more epochs, a lower --learning_rate, another --seed, or another --vae_type"
         )
@@ -195,11 +195,6 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def warn(line: str) -> None:
-    with printing_may_fail():
-        print(line, file=sys.stderr)
-
-
 def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) -> None:
     """Draws the learning curves so far.
 
@@ -216,7 +211,7 @@ def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) 
     except OSError as error:
         if is_last:
             raise
-        warn(f"training goes on without a picture of its learning curves: {error}")
+        report(f"training goes on without a picture of its learning curves: {error}")
 
 
 def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
@@ -238,19 +233,19 @@ def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) 
     if state_bytes > memory_bytes:
         raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
     if step_bytes > memory_bytes:
-        warn(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
+        report(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
 
 
 def warn_about_images(config: Config, num_images: int) -> None:
     """Tells the user if the type does not suit pictures with grey levels, or if an epoch has few steps."""
     if config.likelihood == "bernoulli" and config.dataset not in NEARLY_BINARY:
-        warn(
+        report(
             f"{config.vae_type} makes each pixel black or white at random; for grey levels or colours, try --vae_type "
             "flat_cont_normal, flat_cont_logit or conv3"
         )
     num_steps = num_images // config.batch_size
     if num_steps < FEW_STEPS:
-        warn(
+        report(
             f"an epoch has {num_steps} steps of {config.batch_size} images: with a smaller --batch_size it has more, "
             "and training needs fewer epochs"
         )
@@ -264,9 +259,9 @@ def warn_about_precision(config: Config) -> None:
     cpuinfo = Path("/proc/cpuinfo")
     has_bfloat16_instructions = not cpuinfo.exists() or "bf16" in cpuinfo.read_text()
     if config.network == "flat":
-        warn(f"--precision {config.precision}: {config.vae_type} trains faster with float32")
+        report(f"--precision {config.precision}: {config.vae_type} trains faster with float32")
     elif not has_bfloat16_instructions:
-        warn(
+        report(
             f"--precision {config.precision} will be slow: this processor has no bfloat16 instructions "
             "(AVX512_BF16 or AMX)"
         )
