@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
@@ -68,19 +69,16 @@ def run_child(command: Sequence[str]) -> int:
     if a signal has arrived, and the exit code does not show that it stopped the command.
     """
     received: list[int] = []
-    children: list[subprocess.Popen[bytes]] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if number == signal.SIGTERM:
-            for child in children:
-                child.send_signal(number)
-
-    with handled_by(handle, signal.SIGINT, signal.SIGTERM):
-        children.append(subprocess.Popen(command))
-        if signal.SIGTERM in received:
-            children[0].send_signal(signal.SIGTERM)
-        exit_code = children[0].wait()
+    passed_on = False
+    with handled_by(lambda number, frame: received.append(number), signal.SIGINT, signal.SIGTERM):
+        child = subprocess.Popen(command)
+        # Not sent by the handler: a second SIGTERM would kill a child that is already ending.
+        while child.poll() is None:
+            if signal.SIGTERM in received and not passed_on:
+                child.send_signal(signal.SIGTERM)
+                passed_on = True
+            time.sleep(0.05)
+    exit_code = child.returncode
     # An exit code above 1 means a signal or a wrong argument. After any other, the command ended for another reason.
     if received and exit_code <= 1:
         raise KeyboardInterrupt(received[0])
