@@ -17,9 +17,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from config import CHOICES, DATASETS, RANGES, Config, UsageError, dataset_name, is_path
+from config import CHOICES, DATASETS, Config, UsageError, dataset_name, is_path
 
 # At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
@@ -91,18 +91,12 @@ def add_model_flags(parser: Parser, without: Sequence[str] = ()) -> None:
     """Adds --list and a flag for each field of Config, except those in `without`. Config says what each takes."""
     for field in dataclasses.fields(Config):
         name = field.name
-        metavar = "NAME|PATH"
-        type_of_flag: Callable = str
+        if name in without:
+            continue
+        read, metavar = READERS[field.type]
         if name in CHOICES:
             metavar = f"{{{','.join(CHOICES[name])}}}"
-        elif name in RANGES:
-            metavar = "N"
-            type_of_flag = whole_number
-        elif name == "learning_rate":
-            metavar = "RATE"
-            type_of_flag = real_number
-        if name not in without:
-            parser.add_argument(f"--{name}", type=type_of_flag, default=field.default, metavar=metavar, help=HELP[name])
+        parser.add_argument(f"--{name}", type=read, default=field.default, metavar=metavar, help=HELP[name])
     parser.add_argument("--list", action="store_true", help="list the trained runs, and exit")
 
 
@@ -146,6 +140,15 @@ def real_number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"takes a number, got {text!r}") from None
+
+
+# How a field of Config is read, by its annotation, and what --help shows for its value.
+READERS: dict[Any, tuple[Callable[[str], object], str]] = {
+    int: (whole_number, "N"),
+    int | None: (whole_number, "N"),
+    float: (real_number, "X"),
+    str: (str, "NAME|PATH"),
+}
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -80,7 +80,7 @@ def format_table(metrics: Metrics, num_test_images: int) -> str:
 
     labels = {
         "elbo": "ELBO",
-        "log_likelihood": "log-likelihood term",
+        "log_likelihood": "reconstruction term" if metrics.nll is None else "log-likelihood term",
         "kl": "KL",
         "nll_of_q": f"NLL, {metrics.num_samples} samples of q(z|x)",
         "nll": f"NLL, {metrics.num_samples} samples of the mixture",
@@ -91,7 +91,7 @@ def format_table(metrics: Metrics, num_test_images: int) -> str:
             lines.append(format_line(label, mean, metrics.bits_per_dim.get(name)))
     sample_size = metrics.effective_sample_size
     if sample_size is None:
-        lines.append("no NLL: the cross-entropy with grey intensities is not a likelihood")
+        lines.append("no NLL: the reconstruction term of this model is not a likelihood (--likelihood trains with one)")
     else:
         line = f"{'effective samples of the mixture':34} {sample_size['median']:10.0f}    median"
         # With 50 samples or fewer, no image has more than 50 effective ones.

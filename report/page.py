@@ -20,7 +20,7 @@ from report.experiments import EXPERIMENTS, Experiment
 from report.markdown import format_table
 from report.results import Result
 from vae import files
-from vae.training import HistoryRow
+from vae.history import HistoryRow
 
 PAGE = Path("RESULTS.md")
 TEMPLATE = Path(__file__).with_name("results.template.md")

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -135,3 +136,34 @@ def trained(workspace, original):
     shutil.copytree(original.checkpoints, workspace.checkpoints)
     shutil.copytree(original.pictures, workspace.pictures)
     return workspace
+
+
+def pretend_training(monkeypatch):
+    """Makes training take no time, and no step: each epoch adds 1 to the first weight. Returns the signals to receive.
+
+    {2: [signal.SIGINT]} sends a signal to this process in epoch 2, as Ctrl-C does.
+    """
+    from vae import training  # loads TensorFlow, which most tests do not need
+
+    signals_of_epochs = {}
+
+    def fit(state, images, train_block, *, num_epochs, stop, **options):
+        weight = state.model.trainable_variables[0]
+        for epoch in range(state.epoch + 1, num_epochs + 1):
+            weight.assign_add(np.ones(weight.shape))
+            for number in signals_of_epochs.get(epoch, ()):
+                os.kill(os.getpid(), number)
+            state.epoch = epoch
+            is_last = stop() or epoch == num_epochs
+            yield history.HistoryRow(epoch, -epoch, -1.0, 0.5, -1.25, seconds=0.25, learning_rate=0.001)
+            if is_last:
+                return
+
+    monkeypatch.setattr(training, "fit", fit)
+    return signals_of_epochs
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Training is pretended. The value takes the signals to receive."""
+    return pretend_training(monkeypatch)

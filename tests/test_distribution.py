@@ -11,7 +11,7 @@ import pytest
 import replica_runs
 from workers import ROOT, free_ports, run_workers, tf_config
 
-import evaluate
+import plot_singular_values
 import train
 from config import UsageError
 from vae import distribution, history, runs
@@ -29,28 +29,40 @@ def rows_of(folder):
     return [row._replace(seconds=0.0) for row in history.read_up_to(run, runs.saved_epoch(run))]
 
 
+def train_with_two_workers(arguments, tmp_path):
+    """Trains the run in tmp_path / "two". The second worker has neither the chief's disk nor a checkpoint."""
+    commands = [["train.py", *arguments, *paths(tmp_path / name)] for name in ("two", "none")]
+    (chief_code, chief_output), (code, output) = run_workers(commands)
+    assert (chief_code, code) == (0, 0), chief_output + output
+    num_epochs = arguments[-1]
+    assert "trains faster on one machine" in chief_output and f"epoch {num_epochs}: test ELBO" in chief_output
+    assert f"epoch {num_epochs}/{num_epochs}" in chief_output and f"epoch {num_epochs}/" not in output
+    assert not (tmp_path / "none").exists()
+
+
 # ---- Equal to one replica ------------------------------------------------------------------------------------------
 
 
-def test_two_workers_make_the_run_that_one_process_makes(tmp_path, monkeypatch, capfd):
-    """One process, two workers and one process again make the run that one process makes."""
+@pytest.mark.slow
+def test_one_process_then_two_workers_then_one_process_make_the_run_of_one_process(tmp_path, monkeypatch, capfd):
     arguments = [*DIGITS, "--restore", "True", "--num_epochs"]
     assert train.main([*arguments, "4", *paths(tmp_path / "one")]) == 0
     assert train.main([*arguments, "1", *paths(tmp_path / "two")]) == 0
-    # The second worker has neither the chief's disk nor a checkpoint.
-    commands = [["train.py", *arguments, "3", *paths(tmp_path / name)] for name in ("two", "none")]
-    (chief_code, chief_output), (code, output) = run_workers(commands)
-    assert (chief_code, code) == (0, 0), chief_output + output
-    assert "trains faster on one machine" in chief_output and "epoch 3: test ELBO" in chief_output
-    assert "epoch 3/3" in chief_output and "epoch 3/3" not in output
-    assert not (tmp_path / "none").exists()
+    train_with_two_workers([*arguments, "3"], tmp_path)
     assert train.main([*arguments, "4", *paths(tmp_path / "two")]) == 0
     np.testing.assert_allclose(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), rtol=1e-3)
     capfd.readouterr()
 
     monkeypatch.setenv("TF_CONFIG", tf_config(free_ports(2), 1))
-    assert evaluate.main([*DIGITS, *paths(tmp_path / "two")]) == 0
+    assert plot_singular_values.main([*DIGITS, *paths(tmp_path / "two")]) == 0
     assert "waits for" not in capfd.readouterr().err
+
+
+def test_two_workers_make_the_run_that_one_process_makes(tmp_path):
+    arguments = [*DIGITS, "--num_epochs", "2"]
+    assert train.main([*arguments, *paths(tmp_path / "one")]) == 0
+    train_with_two_workers(arguments, tmp_path)
+    np.testing.assert_allclose(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), rtol=1e-3)
 
 
 @functools.cache
@@ -179,6 +191,7 @@ def test_a_bad_tf_config_ends_train_py_with_exit_code_2(monkeypatch, capsys):
 # ---- The watchdog --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_gives_up_if_the_other_one_never_starts(tmp_path):
     command = ["train.py", *DIGITS, "--worker_timeout", "4", *paths(tmp_path)]
     ((code, output),) = run_workers([command, None])
@@ -188,6 +201,7 @@ def test_a_worker_gives_up_if_the_other_one_never_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_watchdog_ends_a_process_that_hangs_with_pythons_lock():
     """A call into C keeps the lock: no other thread of Python runs."""
     code = "import ctypes; from vae import distribution\n"

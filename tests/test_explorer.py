@@ -317,6 +317,11 @@ def set_slider(locator, value):
     locator.evaluate("(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", value)
 
 
+QUICK = [
+    ((8, 8, 1), "flat_binarized", {}),
+    ((6, 5, 1), "flat_cont_logit", {"latent_dim": 1, "hidden_size": 1}),
+    ((13, 22, 3), "conv3", {"likelihood": "normal"}),
+]
 SHAPES_AND_TYPES = [
     *(((8, 8, 1), vae_type, {}) for vae_type in config.VAE_TYPES),
     *(((32, 32, 3), vae_type, {}) for vae_type in config.VAE_TYPES),
@@ -327,7 +332,10 @@ SHAPES_AND_TYPES = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "vae_type", "parameters"), SHAPES_AND_TYPES)
+@pytest.mark.parametrize(
+    ("shape", "vae_type", "parameters"),
+    [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in SHAPES_AND_TYPES],
+)
 def test_the_page_decodes_what_the_model_decodes(shape, vae_type, parameters, visit):
     example = Example(shape, vae_type=vae_type, **parameters)
     z = example.rng.normal(0, 1, (21, example.model.latent_dim)).round(4)
@@ -368,7 +376,13 @@ def test_the_address_moves_the_point_and_follows_it(visit):
     assert shows(opened, example, [0.5, 0, 1.5])
 
 
-@pytest.mark.parametrize("fragment", ["#z=1,2", "#z=1,2,nan", "#z=1,,2", "#z=", "#z=1,2,x", "#z=1,2,1e999"])
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        "#z=1,2",
+        *(pytest.param(f"#z={bad}", marks=pytest.mark.slow) for bad in ("1,2,nan", "1,,2", "", "1,2,x", "1,2,1e999")),
+    ],
+)
 def test_a_bad_address_is_ignored_with_a_message(fragment, visit):
     example = Example()
     opened = visit(example, fragment)
@@ -377,6 +391,7 @@ def test_a_bad_address_is_ignored_with_a_message(fragment, visit):
     assert shows(opened, example, example.posterior.mean[first])
 
 
+@pytest.mark.slow
 def test_a_number_that_is_rounded_to_zero_has_no_minus(visit):
     opened = visit(Example(), "#z=-0.001,-0.01,0")
     assert value_of(opened, 0) == "0.00"
@@ -428,7 +443,9 @@ def test_strips_follow_the_point_once_it_rests(visit):
     assert np.allclose(point(opened), [-1, reach * 2 / 3, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 5])
+@pytest.mark.parametrize(
+    "latent_dim", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_the_pointer_over_the_map_decodes_the_point_under_it(latent_dim, visit):
     example = Example(latent_dim=latent_dim)
     opened = visit(example)
@@ -589,6 +606,7 @@ def test_play_moves_from_a_to_b_until_it_is_stopped(visit):
     assert point(opened)[0] == 1
 
 
+@pytest.mark.slow
 def test_play_jumps_once_where_motion_is_reduced(visit):
     opened = visit(Example(), reduced_motion="reduce")
     opened.clock.install(time=0)
@@ -611,6 +629,7 @@ def test_the_point_is_copied_as_a_numpy_array(visit):
     assert z.dtype == np.float32 and np.array_equal(z, np.array([1, -0.5, 0.25], np.float32))
 
 
+@pytest.mark.slow
 def test_where_copying_is_not_allowed_the_text_is_shown(visit):
     opened = visit(Example(), "#z=1,-0.5,0.25")
     opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
@@ -694,35 +713,41 @@ def test_the_policy_refuses_requests_and_other_code(running_chromium, tmp_path):
     context.close()
 
 
-def narrow_and_wide():
-    long_names = Example(latent_dim=20)
-    long_names.summary = page.RunSummary("a" * 120, "b" * 80, "-1234.56 nats (1.234 bits/dim) at epoch 123", False)
-    long_names.class_names = ["c" * 60, "a class of several words " * 4, ""]
-    return {
-        "long names": long_names,
-        "one latent": Example(latent_dim=1, num_classes=10),
-        "two latents": Example((28, 28, 1), latent_dim=2, num_classes=20),
-        "no labels": Example((28, 20, 1), num_classes=0, latent_dim=20),
-        "many classes": Example((97, 61, 3), num_classes=40),
-        "wide images": Example((5, 40, 1)),
-        "large images": Example((300, 200, 1), num_images=5),
-        "two test images": Example(num_images=2),
-    }
+def long_names():
+    example = Example(latent_dim=20)
+    example.summary = page.RunSummary("a" * 120, "b" * 80, "-1234.56 nats (1.234 bits/dim) at epoch 123", False)
+    example.class_names = ["c" * 60, "a class of several words " * 4, ""]
+    return example
 
 
-def test_nothing_is_wider_than_the_screen(visit):
+NARROW_AND_WIDE = {
+    "long names": long_names,
+    "one latent": lambda: Example(latent_dim=1, num_classes=10),
+    "two latents": lambda: Example((28, 28, 1), latent_dim=2, num_classes=20),
+    "no labels": lambda: Example((28, 20, 1), num_classes=0, latent_dim=20),
+    "many classes": lambda: Example((97, 61, 3), num_classes=40),
+    "wide images": lambda: Example((5, 40, 1)),
+    "large images": lambda: Example((300, 200, 1), num_images=5),
+    "two test images": lambda: Example(num_images=2),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "long names" else pytest.param(name, marks=pytest.mark.slow) for name in NARROW_AND_WIDE]
+)
+def test_nothing_is_wider_than_the_screen(name, visit):
     code = """() => Array.from(document.querySelectorAll("body *"))
         .filter((each) => each.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
         .map((each) => each.outerHTML.slice(0, 100))"""
-    for name, example in narrow_and_wide().items():
-        opened = visit(example)
-        for width in (1440, 1180, 768, 390, 320):
-            opened.set_viewport_size({"width": width, "height": 844})
-            next_frame(opened)
-            assert opened.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
-            assert opened.evaluate(code) == [], (name, width)
+    opened = visit(NARROW_AND_WIDE[name]())
+    for width in (1440, 1180, 768, 390, 320):
+        opened.set_viewport_size({"width": width, "height": 844})
+        next_frame(opened)
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width, width
+        assert opened.evaluate(code) == [], width
 
 
+@pytest.mark.slow
 def test_light_and_dark_follow_the_system(visit):
     opened = visit(Example(), color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"

@@ -59,7 +59,9 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name", ["labelled maps", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MAKERS)[1:])]
+)
 def test_figures_have_the_same_pixels_each_time(name):
     make = MAKERS[name]
     assert np.array_equal(draw(make()), draw(make()))

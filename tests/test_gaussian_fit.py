@@ -38,7 +38,7 @@ def test_the_fit_of_a_linear_gaussian_model_is_its_exact_posterior():
     np.testing.assert_allclose(fit.mean, mean, atol=1e-4)
 
 
-@pytest.mark.parametrize("network", ["flat", "conv3"])
+@pytest.mark.parametrize("network", ["flat", pytest.param("conv3", marks=pytest.mark.slow)])
 def test_gradient_and_matrix_are_the_derivatives_of_the_log_joint(network, images):
     """With relu, the decoder is linear around each point, and the Gauss-Newton matrix is minus the exact Hessian."""
     model = create_for_digits("bernoulli", network)
@@ -146,7 +146,7 @@ def test_a_function_is_computed_in_equal_chunks_of_at_most_so_many_rows(max_rows
     np.testing.assert_array_equal(products, rows[:, :, None] * rows[:, None, :])
 
 
-@pytest.mark.parametrize("network", ["flat", "conv3"])
+@pytest.mark.parametrize("network", ["flat", pytest.param("conv3", marks=pytest.mark.slow)])
 def test_if_a_number_overflows_the_fit_is_q(network, images):
     model = create_for_digits("normal", network)
     kernels = [layer.kernel for layer in model.decoder.layers if hasattr(layer, "kernel")]

@@ -104,7 +104,7 @@ def test_both_nlls_agree_with_the_closed_form_of_a_linear_gaussian_model(latent_
     """In the last case, one of the latents is not fitted."""
     monkeypatch.setattr(gaussian_fit, "MAX_FITTED", max_fitted)
     model, marginal = linear_gaussian(0.8, np.random.default_rng(0), latent_dim)
-    x = np.random.default_rng(1).uniform(0.2, 0.8, (20, 4)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(0.2, 0.8, (6, 4)).astype(np.float32)
     y = LOGIT_SQUEEZE + (1 - 2 * LOGIT_SQUEEZE) * x.astype(float)
     log_jacobian = np.log((1 - 2 * LOGIT_SQUEEZE) / (y * (1 - y))).sum(-1)
     exact_nlls = -marginal.logpdf(logit(y)) - log_jacobian
@@ -145,6 +145,7 @@ def test_the_effective_sample_size_lies_between_one_and_the_number_of_samples():
     assert estimator_error(size, 1000) == pytest.approx(error_of_mean_weight / weights.mean())
 
 
+@pytest.mark.slow
 def test_the_nll_is_the_elbo_for_one_sample_and_falls_with_more_samples(images, monkeypatch):
     model = train(images, latent_dim=8)
     x = evaluation.prepare_test(model.likelihood, images[:120])
@@ -169,6 +170,7 @@ def compile_the_fit_once(model, monkeypatch):
     monkeypatch.setattr(importance, "compile_fit", lambda model: fit)
 
 
+@pytest.mark.slow
 def test_the_weights_depend_neither_on_the_other_images_nor_on_how_many_samples_are_decoded_at_once(
     images, monkeypatch
 ):

@@ -254,6 +254,7 @@ def elbos_and_weights():
     return arrays
 
 
+@pytest.mark.slow
 def test_the_users_own_settings_of_keras_change_nothing(tmp_path):
     """Keras reads them when it is imported: from a file in the home folder, and from the environment."""
     (tmp_path / ".keras").mkdir()

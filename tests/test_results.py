@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import pretend_training
 
 import config
 import reproduce
@@ -82,7 +83,7 @@ def unverified(part):
 
 
 def test_the_page_shows_what_was_measured():
-    text = page.describe_result(DIGITS.config, Result(make_history([1.0]), METRICS))
+    text = page.describe_result(SMALL.config, Result(make_history([1.0]), METRICS))
     assert (text.elbo, text.elbo_bits_per_dim) == ("-2.50 ± 0.25", "")
     assert (text.nll, text.nll_bits_per_dim, text.nll_error) == ("87.00 ± 0.50", "1.234", "0.012")
     assert (text.nll_of_q, text.nll_of_q_bits_per_dim, text.nll_of_q_error) == ("88.00 ± 0.50", "", "")
@@ -93,19 +94,19 @@ def test_the_page_shows_what_was_measured():
 
 def test_a_model_without_a_likelihood_has_no_nll():
     metrics = replace(METRICS, nll=None, nll_of_q=None, effective_sample_size=None, bits_per_dim={"elbo": None})
-    text = page.describe_result(DIGITS.config, Result(make_history([1.0]), metrics))
+    text = page.describe_result(SMALL.config, Result(make_history([1.0]), metrics))
     assert text.elbo == "-2.50 ± 0.25"
     assert text.nll == text.nll_of_q == text.num_samples == text.nll_error == text.effective_sample_size == ""
 
 
 @pytest.mark.parametrize("part", ["model", "evaluation"])
 def test_unverified_data_is_marked_in_training_as_in_evaluation(part):
-    text = page.describe_result(DIGITS.config, Result(make_history([1.0]), unverified(part)))
+    text = page.describe_result(SMALL.config, Result(make_history([1.0]), unverified(part)))
     assert text.command.endswith("` (unverified)")
 
 
 def test_a_run_that_is_not_published_is_shown_as_not_run():
-    text = page.describe_result(DIGITS.config, None)
+    text = page.describe_result(SMALL.config, None)
     assert (text.epochs, text.elbo, text.share_of_active) == ("0 of 4", page.NOT_RUN, page.NOT_RUN)
 
 
@@ -119,7 +120,7 @@ def make_history(seconds):
 
 
 def test_the_time_of_a_run_leaves_out_a_suspension():
-    config = replace(DIGITS.config, num_epochs=1000)
+    config = replace(SMALL.config, num_epochs=1000)
     text = page.describe_result(config, Result(make_history([10.0, 10.0, 3600.0, 10.0, 10.0]), METRICS))
     assert (text.time, text.full_time) == ("50 s", "2.8 hours")
 
@@ -142,8 +143,8 @@ def test_the_table_of_test_elbos_is_empty_where_nothing_was_measured():
 
 def test_the_planned_hours_count_what_was_run_at_its_pace():
     hour_long = Result(make_history([3600.0]), METRICS)
-    assert page.sum_planned_hours([DIGITS], {"digits": hour_long}) == "4"
-    assert page.sum_planned_hours([DIGITS], {"digits": None}) == "0"
+    assert page.sum_planned_hours([SMALL], {"small": hour_long}) == "4"
+    assert page.sum_planned_hours([SMALL], {"small": None}) == "0"
 
 
 @pytest.mark.parametrize("newest_epoch", [7, 8])
@@ -245,37 +246,42 @@ def test_a_run_whose_publication_was_interrupted_counts_as_not_published(name, p
 # ---- reproduce.py --------------------------------------------------------------------------------------------------
 
 
+def run_here(command):
+    return train.main(command[2:])
+
+
 @pytest.fixture
 def report(tmp_path, small_data, monkeypatch):
     """A function that calls reproduce.py in a folder of its own with the given arguments; it returns the exit code.
 
-    train.py runs in this process, because each start of TensorFlow takes seconds. In finished_folder, it runs in a
-    child process, as it does for users.
+    train.py runs in this process and only pretends to train. In faults/test_report.py it runs in a child process, as
+    it does for users.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signals, "run_child", lambda command: train.main(command[2:]))
+    monkeypatch.setattr(signals, "run_child", run_here)
+    pretend_training(monkeypatch)
     return lambda *argv: reproduce.main([*argv, "--data_dir", str(small_data), "--allow_unverified"])
 
 
-# conv3 has no NLL unless a likelihood is chosen. Its evaluation therefore takes one second instead of ten.
-DIGITS = Experiment(
-    name="digits",
+# A model that is trained in a second: few images of 8x8 pixels. Without a likelihood, its evaluation has no NLL.
+SMALL = Experiment(
+    name="small",
     shows="a test",
-    config=config.Config("digits", "conv3", num_epochs=4),
+    config=config.Config("cifar10", "conv3", latent_dim=2, num_epochs=4),
     scripts=("make_pictures",),
     num_samples=3,
 )
 
 
 @pytest.fixture
-def digits(monkeypatch):
+def small(monkeypatch):
     """Makes the table of experiments a single small one; the value is its folder in docs/results."""
     make_only_experiment(monkeypatch)
-    return Path("docs/results") / DIGITS.config.run_name
+    return Path("docs/results") / SMALL.config.run_name
 
 
 def make_only_experiment(monkeypatch):
-    monkeypatch.setattr(reproduce, "EXPERIMENTS", [DIGITS])
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", [SMALL])
     monkeypatch.setattr(page, "render", lambda: "")  # the template names the report's experiments
 
 
@@ -285,29 +291,31 @@ def finished_folder(tmp_path_factory, small_data):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         make_only_experiment(patch)
+        patch.setattr(signals, "run_child", run_here)
+        pretend_training(patch)
         patch.chdir(folder)
         assert reproduce.main(["--data_dir", str(small_data), "--allow_unverified"]) == 0
     return folder
 
 
 @pytest.fixture
-def finished(report, digits, finished_folder, tmp_path):
+def finished(report, small, finished_folder, tmp_path):
     """Fills the folder of a test with what reproduce.py made; the value is the folder in docs/results."""
     shutil.copytree(finished_folder, tmp_path, dirs_exist_ok=True)
-    return digits
+    return small
 
 
 def test_work_that_was_done_is_not_repeated(report, finished, capsys):
     before = published_files()
     capsys.readouterr()
-    assert report("--only", "digits") == 0
+    assert report("--only", "small") == 0
     assert report("--epochs_scale", "0") == 0
     assert "NLL" not in capsys.readouterr().out
     assert published_files() == before
 
 
 def test_a_shorter_run_is_continued(report, finished, monkeypatch):
-    longer = replace(DIGITS, config=replace(DIGITS.config, num_epochs=5))
+    longer = replace(SMALL, config=replace(SMALL.config, num_epochs=5))
     monkeypatch.setattr(reproduce, "EXPERIMENTS", [longer])
     assert len(history.read(finished)) == 4
     assert report() == 0
@@ -331,25 +339,25 @@ def test_an_evaluation_of_a_few_images_is_repeated_with_all(report, finished):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, digits, capsys):
+def test_a_damaged_checkpoint_is_trained_again_and_damaged_metrics_are_measured_again(report, small, capsys):
     assert report("--epochs_scale", "0.5") == 0
     assert report() == 0
-    run = Path("checkpoints") / digits.name
-    before = (digits / "metrics.json").read_bytes()
-    (data,) = run.glob("epoch-4.data*")
-    data.write_bytes(data.read_bytes()[:50])
+    run = Path("checkpoints") / small.name
+    before = (small / "metrics.json").read_bytes()
+    checkpoint = run / "epoch-4.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
     (run / "metrics.json").write_text("{}")
     assert report() == 0
     assert "epoch 2 is restored instead" in capsys.readouterr().out
     assert runs.restore(run).epoch == 4
-    assert (digits / "metrics.json").read_bytes() == before
+    assert (small / "metrics.json").read_bytes() == before
 
 
-def test_a_failure_is_named_and_the_other_experiments_are_done(report, digits, monkeypatch, capsys):
+def test_a_failure_is_named_and_the_other_experiments_are_done(report, small, monkeypatch, capsys):
     missing = Experiment("none", "a test", config.Config("digits", seed=9), scripts=(), num_samples=3)
-    monkeypatch.setattr(reproduce, "EXPERIMENTS", [missing, DIGITS])
-    assert report("--only", "digits") == 0
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", [missing, SMALL])
+    assert report("--only", "small") == 0
     assert report("--epochs_scale", "0") == 1
     assert "not done, for the reasons above: none" in capsys.readouterr().out
     assert report("--only", "nonsense") == 2
-    assert "argument --only: takes names out of none digits, got nonsense" in capsys.readouterr().err
+    assert "argument --only: takes names out of none small, got nonsense" in capsys.readouterr().err

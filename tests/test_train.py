@@ -10,32 +10,7 @@ import pytest
 from conftest import DIGITS, TIMEOUT, Workspace, contents, saved
 
 from config import Config, UsageError
-from vae import evaluation, files, history, runs, session, training
-from vae.history import HistoryRow
-
-
-@pytest.fixture
-def pretended(monkeypatch):
-    """Training takes no time, and no step: each epoch adds 1 to the first weight. Returns the signals to be received.
-
-    {2: [signal.SIGINT]} sends a signal to this process in epoch 2, as Ctrl-C does.
-    """
-    signals_of_epochs = {}
-
-    def fit(state, images, train_block, *, num_epochs, stop, **options):
-        weight = state.model.trainable_variables[0]
-        for epoch in range(state.epoch + 1, num_epochs + 1):
-            weight.assign_add(np.ones(weight.shape))
-            for number in signals_of_epochs.get(epoch, ()):
-                os.kill(os.getpid(), number)
-            state.epoch = epoch
-            is_last = stop() or epoch == num_epochs
-            yield HistoryRow(epoch, -epoch, -1.0, 0.5, -1.25, seconds=0.25, learning_rate=0.001)
-            if is_last:
-                return
-
-    monkeypatch.setattr(training, "fit", fit)
-    return signals_of_epochs
+from vae import evaluation, files, history, runs, session
 
 
 def folder_of(workspace):
@@ -238,6 +213,7 @@ def test_a_signal_in_the_last_epoch_changes_nothing(trained, pretended):
     assert trained.run("train", *DIGITS, "--num_epochs", "2", "--restore") == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_continues_as_the_uninterrupted_run(workspace, tmp_path):
     """Its standard output takes ASCII only, and the path of its folder has other characters."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": "1"}

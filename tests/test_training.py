@@ -131,6 +131,7 @@ def test_the_first_100_steps_are_those_of_plain_numpy(images, batch_size):
 
 def test_the_steps_across_a_change_of_the_learning_rate_are_those_of_plain_numpy(images, uncompiled):
     """The first stage of the staged schedule ends after epoch 1, the second after epoch 4."""
+    images = images[:200]
     state = new_state()
     blocks = list(training.make_blocks(state.model, images, range(1, 6), batch_size=100, seed=0))
     num_steps = blocks[0].num_steps
@@ -208,7 +209,7 @@ def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_pa
     in_parts = compute()
     for part_sum, expected in zip(in_parts, whole, strict=True):
         np.testing.assert_allclose(part_sum, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    for _ in range(20):
+    for _ in range(5):
         for again, first in zip(compute(), in_parts, strict=True):
             assert np.array_equal(again, first)
 
@@ -224,7 +225,10 @@ def test_the_staged_rate_is_that_of_burda_et_al():
     assert training.constant_rate(0.5, 3280) == 0.5
 
 
-@pytest.mark.parametrize(("vae_type", "likelihood"), [("flat_cont_logit", "logit_normal"), ("conv3", "normal")])
+@pytest.mark.parametrize(
+    ("vae_type", "likelihood"),
+    [("flat_cont_logit", "logit_normal"), pytest.param("conv3", "normal", marks=pytest.mark.slow)],
+)
 def test_the_compiled_steps_are_those_without_compilation(images, vae_type, likelihood):
     compiled = new_state(vae_type, likelihood=likelihood)
     eager = new_state(vae_type, likelihood=likelihood)
@@ -278,7 +282,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, va
         assert np.array_equal(array, expected[name]), name
 
 
-QUICK_GRADIENTS = [("cross_entropy", "float32"), ("logit_normal", "float32")]
+QUICK_GRADIENTS = [("logit_normal", "float32")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The report's figures: arrays in, Matplotlib Figure out. Nothing here shows or saves one."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +12,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae.latent import LatentPlane
+# At run time this import would load scikit-learn, which train.py does not need.
+if TYPE_CHECKING:
+    from vae.latent import LatentPlane
 
 DPI = 100
 NUM_CLASSES = 10

@@ -1,4 +1,7 @@
-"""Replaces files in one step, so that no reader sees a half-written file, even after a kill or on a full disk."""
+"""Replaces files in one step, so that no reader sees a half-written file, even after a kill or on a full disk.
+
+A kill can leave a temporary file behind. In a run's folder, the next training removes it (runs.training_run).
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
 """The compiled training loop: blocks of prepared steps go in, one row of history per epoch comes out.
 
-An epoch is the same for every network, with four differences. A network that XLA compiles well (`model.jit_compile`;
-the flat ones) runs as one XLA program per block, and conv3 as a TensorFlow graph with oneDNN: see compile_block and
-vae.networks.NETWORKS. A step of conv3 has a part for each core, and one of a flat network has two parts at most: see
-part_sizes. conv3 has fewer steps in a block, since each of them is longer: see block_steps. And how x is prepared
-depends on the likelihood; conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
+An epoch is the same for every network, up to these differences:
+
+- A network that XLA compiles well (`model.jit_compile`; the flat ones) runs as one XLA program per block, and conv3 as
+  a TensorFlow graph with oneDNN: see compile_loop.
+- A step of conv3 has a part for each core, with one thread for each operation; a step of a flat network has two parts
+  at most: see part_sizes and vae.cores.
+- conv3 has fewer steps in a block, since each of them is longer: see block_steps.
+- How x is prepared depends on the likelihood. conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
 
 All random draws of an epoch, the noise of z among them, are made in make_blocks.
 """
