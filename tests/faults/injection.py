@@ -115,7 +115,10 @@ def is_change_below(folder, event, arguments):
         # shutil.rmtree gives a name and the descriptor of its folder.
         parent = os.readlink(f"/proc/self/fd/{arguments[1]}")
         names = [os.path.join(parent, names[0])]
+    # Audit events come before the call: a file that is not there is not removed, nor is a folder made twice.
     if event == "os.remove" and not os.path.lexists(names[0]):
+        return False
+    if event == "os.mkdir" and os.path.lexists(names[0]):
         return False
     return any(Path(name).is_relative_to(folder) for name in names)
 

@@ -160,11 +160,21 @@ def test_a_picture_killed_at_every_change_is_whole_or_not_there(tmp_path):
     assert in_child(run_script, train.main, tmp_path, *DIGITS, "--num_epochs", "1") == 0
     (learning_curves,) = tmp_path.rglob("*.png")
     learning_curves.unlink()
+    numbers_of_pictures = []
+
+    def count_whole_pictures():
+        pictures = list(tmp_path.rglob("[!.]*.png"))
+        for picture in pictures:
+            with Image.open(picture) as image:
+                image.load()
+            picture.unlink()
+        return len(pictures)
+
     for _ in kill_at_each_change(tmp_path, run_script, plot_singular_values.main, tmp_path, *DIGITS):
-        assert not list(tmp_path.rglob("[!.]*.png"))
-    (picture,) = tmp_path.rglob("[!.]*.png")
-    with Image.open(picture) as image:
-        image.load()
+        numbers_of_pictures.append(count_whole_pictures())
+    assert count_whole_pictures() == 1
+    # The table of the values is written after the picture.
+    assert set(numbers_of_pictures) == {0, 1}
 
 
 def test_a_cache_killed_at_every_change_is_whole_or_written_again(tmp_path, small_data):

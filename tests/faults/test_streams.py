@@ -60,7 +60,11 @@ def test_training_survives_a_terminal_that_closes(shell, exit_code, tmp_path):
     """SIGHUP ends it once its epoch is saved; if SIGHUP is ignored, as nohup does, it goes on without a terminal."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execvp("bash", ["bash", "-c", f"{shell} {command('train', tmp_path, '--num_epochs', '300')}"])
+        # A new terminal has neither rows nor columns, and then tqdm draws nothing.
+        os.execvp(
+            "bash",
+            ["bash", "-c", f"stty rows 24 columns 120; {shell} {command('train', tmp_path, '--num_epochs', '300')}"],
+        )
     text = b""
     while b"epoch 1/300" not in text:
         text += os.read(terminal, 1000)
