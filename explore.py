@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
-    """Returns the page of a trained run."""
+    """The page of a trained run."""
     from explorer import page
     from vae import evaluation, runs
 
@@ -72,7 +72,7 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
 
 
 def describe_test_elbo(trained: cli.TrainedRun) -> str | None:
-    """Returns the last test ELBO of a run as text, such as "-94.62 nats"; None if there is none.
+    """The last test ELBO of a run as text, such as "-94.62 nats"; None if there is none.
 
     Tells the user if history.csv cannot be read.
     """
@@ -94,7 +94,7 @@ def describe_test_elbo(trained: cli.TrainedRun) -> str | None:
 
 
 def class_names(data: Dataset) -> list[str] | None:
-    """Returns the names of a data set's classes, or None if it has no labels."""
+    """The names of a data set's classes, or None if it has no labels."""
     if data.test_labels is None:
         return None
     if data.class_names is not None:

@@ -54,7 +54,7 @@ def render(
     summary: RunSummary,
     draw_seed: int,
 ) -> str:
-    """Returns the page of a model, as HTML.
+    """The page of a model, as HTML.
 
     posterior: q(z|x) of the test images, in NumPy, [n, L] each. images: the test images, uint8 [n, h, w, c]. labels:
     their classes, [n], as indices of class_names; None for both if there are no classes. draw_seed decides which of the
@@ -75,13 +75,13 @@ def render(
 
 
 def slider_reach(means: np.ndarray) -> float:
-    """Returns how far the sliders go in both directions, a multiple of 0.5, for means [n, L]."""
+    """How far the sliders go in both directions, a multiple of 0.5, for means [n, L]."""
     reach_of_means = np.quantile(np.abs(means), SHARE_IN_REACH, axis=0).max()
     return max(MIN_REACH, math.ceil(2 * reach_of_means) / 2)
 
 
 def points_to_try(means: np.ndarray, reach: float) -> np.ndarray:
-    """Returns points of the latent space to try the weights on, float32 [n, L].
+    """Points of the latent space to try the weights on, float32 [n, L].
 
     They are means of q(z|x), draws from the prior, and corners of the box that the sliders span.
     """
@@ -92,7 +92,7 @@ def points_to_try(means: np.ndarray, reach: float) -> np.ndarray:
 
 
 def describe_latents(means: np.ndarray, reach: float) -> dict[str, Any]:
-    """Returns the page's entries on the latents, for means [n, L].
+    """The page's entries on the latents, for means [n, L].
 
     `order` has their indices, those that carry most of the variance first, and `shares` their shares of it. The first
     num_in_use of them are in use.
@@ -109,7 +109,7 @@ def describe_latents(means: np.ndarray, reach: float) -> dict[str, Any]:
 
 
 def describe_map(means: np.ndarray, labels: np.ndarray | None, rows: np.ndarray) -> dict[str, Any]:
-    """Returns the entries of the map of means [n, L]. Its dots are the means in these rows."""
+    """The entries of the map of means [n, L]. Its dots are the means in these rows."""
     axes = latent.map_axes(means)
     return {
         "origin": weights.encode(axes.origin, "float32"),
@@ -121,7 +121,7 @@ def describe_map(means: np.ndarray, labels: np.ndarray | None, rows: np.ndarray)
 
 
 def choose_thumbnails(labels: np.ndarray | None, order: np.ndarray) -> np.ndarray:
-    """Returns the rows of the test images that can be picked on the page.
+    """The rows of the test images that can be picked on the page.
 
     They are the first in `order`, a permutation of the rows, but as many of each class as possible.
     """
@@ -139,7 +139,7 @@ def choose_thumbnails(labels: np.ndarray | None, order: np.ndarray) -> np.ndarra
 def describe_test_images(
     posterior: Posterior, images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray
 ) -> dict[str, Any]:
-    """Returns the entries of the test images in these rows: their pixels, and q(z|x)."""
+    """The entries of the test images in these rows: their pixels, and q(z|x)."""
     return {
         "rows": rows.tolist(),
         "classes": None if labels is None else labels[rows].tolist(),
@@ -150,7 +150,7 @@ def describe_test_images(
 
 
 def fill_template(title: str, data: dict[str, Any]) -> str:
-    """Returns page.html with its fields filled. The policy allows the page's own style and code, and nothing else."""
+    """page.html with its fields filled. The policy allows the page's own style and code, and nothing else."""
     style = read_source("style.css")
     scripts = {name: read_source(f"{name}.js") for name in SCRIPTS}
     script_hashes = " ".join(csp_hash(script) for script in scripts.values())
@@ -170,11 +170,11 @@ def fill_template(title: str, data: dict[str, Any]) -> str:
 
 
 def read_source(name: str) -> str:
-    """Returns the text of one of the page's source files."""
+    """The text of one of the page's source files."""
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def csp_hash(text: str) -> str:
-    """Returns the expression that allows a style or script with this text in a Content-Security-Policy."""
+    """The expression that allows a style or script with this text in a Content-Security-Policy."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -24,7 +24,7 @@ CHUNK_SIZE = 64
 
 
 def export(model: VAE, z: np.ndarray) -> dict[str, Any]:
-    """Returns the entries of a model's decoder: the layers, and how their outputs become a picture.
+    """The entries of a model's decoder: the layers, and how their outputs become a picture.
 
     The weights are float16 if that changes no pixel of the pictures of z, [n, L], by more than MAX_CHANGE. Otherwise
     they are float32. Raises ValueError if decoder.js does not know a layer of the decoder.
@@ -44,7 +44,7 @@ def export(model: VAE, z: np.ndarray) -> dict[str, Any]:
 
 
 def copy_in_float32(decoder: keras.Model) -> keras.Model:
-    """Returns a copy of a decoder that computes in float32, whatever precision the model was trained in."""
+    """A copy of a decoder that computes in float32, whatever precision the model was trained in."""
 
     def copy_layer(layer: layers.Layer) -> layers.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
@@ -55,7 +55,7 @@ def copy_in_float32(decoder: keras.Model) -> keras.Model:
 
 
 def max_change(model: VAE, decoder: keras.Model, other: keras.Model, z: np.ndarray) -> float:
-    """Returns the largest difference between the pixels of two decoders' pictures of z, [n, L]; NaN if one has NaNs."""
+    """The largest difference between the pixels of two decoders' pictures of z, [n, L]; NaN if one has NaNs."""
     changes = []
     for first in range(0, len(z), CHUNK_SIZE):
         chunk = z[first : first + CHUNK_SIZE]
@@ -66,7 +66,7 @@ def max_change(model: VAE, decoder: keras.Model, other: keras.Model, z: np.ndarr
 
 
 def describe_layers(decoder: keras.Model, dtype: str) -> list[dict[str, Any]]:
-    """Returns the entries of the layers that have weights. Raises ValueError if decoder.js does not know one."""
+    """The entries of the layers that have weights. Raises ValueError if decoder.js does not know one."""
     last = max(place for place, layer in enumerate(decoder.layers) if layer.weights)
     # Reshape leaves the numbers in their order, and decoder.js has no shapes between its layers.
     hidden = [layer for layer in decoder.layers[:last] if not isinstance(layer, layers.Reshape)]
@@ -77,7 +77,7 @@ def describe_layers(decoder: keras.Model, dtype: str) -> list[dict[str, Any]]:
 
 
 def kept_outputs(last: layers.Layer, movers: Sequence[layers.Layer]) -> np.ndarray:
-    """Returns which units or feature maps of the last layer with weights hold the first output of each pixel.
+    """Which units or feature maps of the last layer with weights hold the first output of each pixel.
 
     `movers` are the layers after it. They only move its outputs, so it is enough to move their numbers.
     """
@@ -92,7 +92,7 @@ def kept_outputs(last: layers.Layer, movers: Sequence[layers.Layer]) -> np.ndarr
 
 
 def describe_layer(layer: layers.Layer, dtype: str, kept: np.ndarray | slice = slice(None)) -> dict[str, Any]:
-    """Returns the entry of a layer, with the `kept` ones of its units or feature maps."""
+    """The entry of a layer, with the `kept` ones of its units or feature maps."""
     entry: dict[str, Any]
     if isinstance(layer, layers.Dense):
         # [units, inputs]
@@ -117,10 +117,10 @@ def describe_layer(layer: layers.Layer, dtype: str, kept: np.ndarray | slice = s
 
 
 def unknown_layer(layer: layers.Layer) -> ValueError:
-    """Returns the error for a layer that decoder.js cannot run."""
+    """The error for a layer that decoder.js cannot run."""
     return ValueError(f"explorer/decoder.js has no layer {layer.name!r} ({type(layer).__name__})")
 
 
 def encode(array: np.ndarray, dtype: str) -> str:
-    """Returns an array's values in base64: little-endian, row by row."""
+    """An array's values in base64: little-endian, row by row."""
     return base64.b64encode(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes()).decode("ascii")

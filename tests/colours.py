@@ -26,7 +26,7 @@ TO_OKLAB = [
 
 
 def smallest_distance(colours, vision):
-    """Returns the distance in OKLab of the two colours that are nearest to each other for a vision.
+    """The distance in OKLab of the two colours that are nearest to each other for a vision.
 
     colours: any that Matplotlib knows. Black and white are 1 apart.
     """
@@ -38,11 +38,11 @@ def smallest_distance(colours, vision):
 
 
 def linear_rgb(rgb):
-    """Returns colours in linear RGB, [n, 3] in [0, 1], for sRGB, [n, 3] in [0, 1]."""
+    """Colours in linear RGB, [n, 3] in [0, 1], for sRGB, [n, 3] in [0, 1]."""
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def oklab(linear):
-    """Returns colours in OKLab, [n, 3], for linear RGB, [n, 3]."""
+    """Colours in OKLab, [n, 3], for linear RGB, [n, 3]."""
     cones = linear @ np.transpose(TO_CONES)
     return np.cbrt(cones) @ np.transpose(TO_OKLAB)

@@ -67,14 +67,14 @@ class Example:
         )
 
     def bytes_of(self, z):
-        """Returns the bytes that the pictures of z, [n, L], have on a screen: [n, h, w, 3]."""
+        """The bytes that the pictures of z, [n, L], have on a screen: [n, h, w, 3]."""
         z = np.asarray(z, np.float32)
         images = np.rint(255 * self.model.likelihood.image(weights.copy_in_float32(self.model.decoder)(z)).numpy())
         return np.broadcast_to(images.reshape(-1, *self.model.image_shape), (len(z), *self.model.image_shape[:2], 3))
 
 
 def data_of(html):
-    """Returns the data in a page."""
+    """The data in a page."""
     return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
 
 
@@ -220,7 +220,7 @@ def running_chromium():
 
 @pytest.fixture
 def visit(running_chromium, tmp_path):
-    """Returns a function that opens an Example's page, at an address and with a context's options.
+    """A function that opens an Example's page, at an address and with a context's options.
 
     At the end, no page may have asked for anything, and none may have an error on its console.
     """
@@ -269,12 +269,12 @@ READ_CANVAS = """(canvas) => {
 
 
 def canvas_bytes(opened, selector):
-    """Returns the bytes of a canvas, [h, w, 3]."""
+    """The bytes of a canvas, [h, w, 3]."""
     return read_canvas(opened.locator(selector).evaluate(READ_CANVAS))
 
 
 def read_canvas(result):
-    """Returns the bytes that READ_CANVAS returned, [h, w, 3]."""
+    """The bytes that READ_CANVAS returned, [h, w, 3]."""
     height, width, encoded = result
     return np.frombuffer(base64.b64decode(encoded), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
 
@@ -293,14 +293,14 @@ def settle(opened):
 
 
 def point(opened):
-    """Returns z where it rests, from the address, once the page has written it there."""
+    """z where it rests, from the address, once the page has written it there."""
     settle(opened)
     address = urllib.parse.urlparse(opened.url).fragment
     return np.array([float(number) for number in address.removeprefix("z=").split(",")])
 
 
 def shows(opened, example, z):
-    """Returns whether the picture is that of z, [L]."""
+    """Whether the picture is that of z, [L]."""
     return np.abs(picture(opened) - example.bytes_of(np.array([z]))[0]).max() <= ONE_BYTE
 
 
@@ -309,7 +309,7 @@ def slider(opened, index):
 
 
 def value_of(opened, index):
-    """Returns the number that is written beside a latent's slider."""
+    """The number that is written beside a latent's slider."""
     return opened.locator(f".latent:has(#latent-{index + 1}) .value").inner_text()
 
 

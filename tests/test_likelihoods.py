@@ -21,7 +21,7 @@ def new_rng():
 
 
 def learned_scale(raw_scale, name):
-    """Returns the scale that a decoder output stands for.
+    """The scale that a decoder output stands for.
 
     It is written another way than in vae.likelihoods: log_scale = -log(exp(-max_log_scale) + exp(-raw_scale)).
     """
@@ -107,7 +107,7 @@ def test_logit_normal_log_prob_is_that_of_scipy_with_the_jacobian_from_differenc
 
 
 def density_of_one_pixel(name, params):
-    """Returns the function x -> p(x|z) for an image of one pixel."""
+    """The function x -> p(x|z) for an image of one pixel."""
 
     def density(x):
         log_prob = LIKELIHOODS[name].log_prob(np.array([[x]]), np.array([[params]]))
@@ -117,7 +117,7 @@ def density_of_one_pixel(name, params):
 
 
 def integral(density, edges):
-    """Returns the integral of a density from the first edge to the last, piece by piece."""
+    """The integral of a density from the first edge to the last, piece by piece."""
     return sum(quad(density, low, high, limit=200)[0] for low, high in itertools.pairwise(edges))
 
 

@@ -85,7 +85,7 @@ def train_in_numpy(state, batches, rates=None):
 
 
 def elbo_and_gradients(weights, x, noise):
-    """Returns the mean log-likelihood, the mean KL, and the gradients of the loss, -mean(elbo), for all weights."""
+    """The mean log-likelihood, the mean KL, and the gradients of the loss, -mean(elbo), for all weights."""
     # The encoder and the decoder have two hidden layers each.
     n = len(x)
     h1 = np.maximum(x @ weights[0] + weights[1], 0)

@@ -4,8 +4,10 @@ All replicas have the same weights. Each takes its share of the rows of a step's
 before Adam uses them (synchronous data parallelism, by tf.distribute). The random draws are the same as on one machine,
 so the results are the same up to rounding: each worker runs training.make_blocks for itself.
 
-The workers tell each other sums of numbers only, through TensorFlow. If one of them ends, TensorFlow raises an error in
-the others. If one does not answer, the others end themselves. Starting them again is the work of a launcher.
+A launcher (Slurm, Kubernetes, `make workers`) starts `python train.py` once for each worker, with TF_CONFIG; each
+process then calls `connect`. The workers tell each other sums of numbers only, through TensorFlow. If one of them ends,
+TensorFlow raises an error in the others. If one does not answer, the others end themselves. The launcher starts them
+again.
 """
 
 import contextlib

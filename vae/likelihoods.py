@@ -29,23 +29,23 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the data x, [n, d], made from the bytes `pixels`, uint8 [n, d]."""
+        """The data x, [n, d], made from the bytes `pixels`, uint8 [n, d]."""
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x, [batch, d], on the scale that suits the encoder."""
+        """x, [batch, d], on the scale that suits the encoder."""
         return x
 
     @abc.abstractmethod
     def log_prob(self, x: tf.Tensor, params: tf.Tensor) -> tf.Tensor:
-        """Returns log p(x|z), [batch] in nats: the sum over the d pixels."""
+        """log p(x|z), [batch] in nats: the sum over the d pixels."""
 
     @abc.abstractmethod
     def image(self, params: tf.Tensor) -> tf.Tensor:
-        """Returns the picture to show for params, [batch, d] in [0, 1]."""
+        """The picture to show for params, [batch, d] in [0, 1]."""
 
     @abc.abstractmethod
     def bits_per_dim(self, nll: float, d: int) -> float | None:
-        """Returns the bits per dimension of a negative log-likelihood in nats, or None where they mean nothing."""
+        """The bits per dimension of a negative log-likelihood in nats; None where they mean nothing."""
 
 
 # With fewer rows, XLA computes an exponential again in less time than it takes to keep the first one.
@@ -54,7 +54,7 @@ MIN_SHARING_ROWS = 40
 
 @tf.custom_gradient
 def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple]]:
-    """Returns log p = x log sigmoid(l) + (1 - x) log sigmoid(-l) for logits l, elementwise.
+    """log p = x log sigmoid(l) + (1 - x) log sigmoid(-l) for logits l, elementwise.
 
     log p = x l - softplus(l), and softplus(l) = max(l, 0) - log sigmoid(|l|), so no logarithm ever sees 0. The gradient
     is x - sigmoid(l). From MIN_SHARING_ROWS rows on, it shares the exponential of the value.
@@ -99,11 +99,11 @@ class Bernoulli(Likelihood):
         return tf.reduce_sum(bernoulli_log_prob(x, params[..., 0]), axis=-1)
 
     def image(self, params: tf.Tensor) -> tf.Tensor:
-        """Returns the mean of x."""
+        """The mean of x."""
         return tf.sigmoid(params[..., 0])
 
     def bits_per_dim(self, nll: float, d: int) -> None:
-        """Returns None: binarized pixels are different data from the bytes, so compare their nats instead."""
+        """None, because binarized pixels are different data from the bytes, so compare their nats instead."""
         return None
 
 
@@ -117,7 +117,7 @@ class CrossEntropy(Bernoulli):
     normalized = False
 
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns x = pixel/255, float32 [n, d] in [0, 1]."""
+        """x = pixel/255, float32 [n, d] in [0, 1]."""
         return pixels.astype(np.float32) / np.float32(255)
 
 
@@ -134,7 +134,7 @@ class DequantizedLikelihood(Likelihood):
     max_log_scale: ClassVar[float]
 
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns x = (pixel + u)/256 with u uniform on [0, 1): float32 [n, d] in [0, 1].
+        """x = (pixel + u)/256 with u uniform on [0, 1): float32 [n, d] in [0, 1].
 
         The mean log-density of x is at most the log-probability of the bytes (Theis et al. 2016, arXiv:1511.01844,
         equation 3), so no scale can shrink to 0. In float32, (255 + u)/256 may round to 1.
@@ -145,15 +145,15 @@ class DequantizedLikelihood(Likelihood):
         return x
 
     def encoder_input(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x moved to [-1, 1], centred on zero (LeCun et al. 1998, "Efficient BackProp", section 4.3)."""
+        """x moved to [-1, 1], centred on zero (LeCun et al. 1998, "Efficient BackProp", section 4.3)."""
         return 2 * x - 1
 
     def bits_per_dim(self, nll: float, d: int) -> float:
-        """Returns nll/(d ln 2) + log2(256): bits per dimension of the bytes, for the NLL of a density on [0, 1)^d."""
+        """nll/(d ln 2) + log2(256): bits per dimension of the bytes, for the NLL of a density on [0, 1)^d."""
         return nll / (d * math.log(2)) + 8
 
     def scale(self, raw_scale: tf.Tensor) -> tf.Tensor:
-        """Returns scale = exp(m - softplus(m - raw_scale)) + scale_floor with m = max_log_scale, elementwise.
+        """scale = exp(m - softplus(m - raw_scale)) + scale_floor with m = max_log_scale, elementwise.
 
         The softplus keeps the exponent below m smoothly. A hard limit would have no gradient beyond it.
         """
@@ -161,7 +161,7 @@ class DequantizedLikelihood(Likelihood):
         return tf.exp(log_scale) + self.scale_floor
 
     def normal_log_density(self, x: tf.Tensor, mean: tf.Tensor, raw_scale: tf.Tensor) -> tf.Tensor:
-        """Returns log N(x; mean, scale(raw_scale)^2), elementwise."""
+        """log N(x; mean, scale(raw_scale)^2), elementwise."""
         scale = self.scale(raw_scale)
         return -0.5 * tf.square((x - mean) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
 
@@ -180,7 +180,7 @@ class Normal(DequantizedLikelihood):
         return tf.reduce_sum(self.normal_log_density(x, mean, params[..., 1]), axis=-1)
 
     def image(self, params: tf.Tensor) -> tf.Tensor:
-        """Returns the mean of x, which is its median too."""
+        """The mean of x, which is its median too."""
         return tf.sigmoid(params[..., 0])
 
 
@@ -204,7 +204,7 @@ class LogitNormal(DequantizedLikelihood):
         return tf.reduce_sum(log_density - log_y - log_not_y + math.log1p(-2 * LOGIT_SQUEEZE), axis=-1)
 
     def image(self, params: tf.Tensor) -> tf.Tensor:
-        """Returns the median of x, clipped to [0, 1]. The mean has no closed form."""
+        """The median of x, clipped to [0, 1]. The mean has no closed form."""
         x = (tf.sigmoid(params[..., 0]) - LOGIT_SQUEEZE) / (1 - 2 * LOGIT_SQUEEZE)
         return tf.clip_by_value(x, 0.0, 1.0)
 

@@ -75,7 +75,7 @@ def sets(tmp_path_factory):
 
 
 def peak_memory(data, scratch, vae_type):
-    """Returns the peak of the anonymous memory in bytes of a process that trains on a folder of arrays."""
+    """The peak of the anonymous memory in bytes of a process that trains on a folder of arrays."""
     argv = ["--dataset", str(data), "--vae_type", vae_type, "--num_epochs", "1"]
     argv += ["--checkpoints_dir", str(scratch / "checkpoints"), "--pictures_dir", str(scratch / "pictures")]
     command = [sys.executable, "-c", TRAIN_AND_MEASURE, *argv]
