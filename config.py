@@ -94,6 +94,8 @@ class Config:
     the images as they are. An empty `likelihood` becomes the type's default. A `hidden_size` that the type does not
     use is ignored. Raises UsageError, which begins with the field's name, if a field has a value that it does not take,
     or if two fields do not go together.
+
+    Each field is a flag of the scripts; cli.HELP has what --help says of it.
     """
 
     dataset: str = "mnist"

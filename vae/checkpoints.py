@@ -2,8 +2,8 @@
 
 Anyone can open one with np.load. Its names say what the arrays are, as in "encoder/dense_1/kernel".
 
-A kill at any moment of a save leaves the previous checkpoint in use: Run.save writes this file last, and files.replacing
-renames it when it is whole. A history.csv that is ahead of its checkpoint is cut back when the run continues.
+A kill at any moment of a save leaves the previous checkpoint in use: Run.save writes this file last, and it is renamed
+when it is whole (files.replacing). A history.csv that is ahead of its checkpoint is cut back when the run continues.
 """
 
 import errno

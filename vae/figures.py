@@ -1,4 +1,4 @@
-"""The report's figures: arrays in, Matplotlib Figure out. Nothing here shows or saves one."""
+"""The report's figures: arrays in, Matplotlib Figure out. The scripts call these, and cli.save_picture saves them."""
 
 from __future__ import annotations
 
