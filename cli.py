@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from config import CHOICES, DATASETS, Config, UsageError, dataset_name, is_path
+from vae.messages import report
 
 # At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def parse_args(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace
 
 
 def read_flags_from_run(parser: Parser, args: argparse.Namespace) -> None:
-    """Fills `args` with what the run that it names was trained with. Raises RunError if that cannot be read."""
+    """Fills `args` from the config.json of the run that it names. Raises RunError if that cannot be read."""
     from vae import runs
 
     for name in FIELDS:
@@ -273,8 +274,8 @@ NOT_ENOUGH_MEMORY = ("failed to map segment", "annot allocate memory", "can't st
 def script(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
     """Decorates a script's main(argv=None): errors that a user can cause end in one line and an exit code.
 
-    main returns the exit code, or None for 0. A bad argument is 2, Ctrl-C 130, anything else 1. Any other error is a
-    bug, and is raised.
+    main returns the exit code, or None for 0. Bad arguments give 2, Ctrl-C 130, and other errors that a user can cause
+    1. Any other exception is a bug, and is raised.
     """
 
     @functools.wraps(main)
@@ -288,9 +289,9 @@ def script(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., 
             if is_program:
                 # Python is about to exit, and a further Ctrl-C would print a traceback.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            complain("\nstopped")
-            # Python's own handler of Ctrl-C gives no number.
-            (number,) = interrupt.args or (signal.SIGINT,)
+            report("\nstopped")
+            # signals.py gives the signal's number. Python's own KeyboardInterrupt has no argument.
+            number = interrupt.args[0] if interrupt.args else signal.SIGINT
             return 128 + number
         except UsageError as error:
             print_error(str(error))
@@ -318,7 +319,8 @@ def describe_error(error: Exception) -> str | None:
     training diverged. Packages or memory may be missing. A SystemError comes from a package's C code.
     """
     # The last line has the cause: before it, NumPy gives many lines of advice.
-    cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    lines = str(error).strip().splitlines()
+    cause = lines[-1] if lines else type(error).__name__
     # TensorFlow's own class is known here by its name alone, since TensorFlow may not be imported.
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "not enough memory"
@@ -338,13 +340,7 @@ def describe_error(error: Exception) -> str | None:
 
 def print_error(message: str) -> None:
     """Prints an error the way argparse does."""
-    complain(f"{Path(sys.argv[0]).name}: error: {message}")
-
-
-def complain(text: str) -> None:
-    """Prints on standard error. If that is closed or full, no one would see another error either."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    report(f"{Path(sys.argv[0]).name}: error: {message}")
 
 
 # ---- Standard output and standard error ----------------------------------------------------------------------------
@@ -374,7 +370,7 @@ def flush_standard_output() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
-            complain(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}")
+            report(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}")
 
 
 # ---- TensorFlow's start-up -----------------------------------------------------------------------------------------
@@ -437,7 +433,9 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
         model = runs.restore(folder, config)
     if args.num_epochs not in (None, model.epoch):
         print(f"the model is used as it was saved, at epoch {model.epoch}")
-    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / folder.resolve().name)
+    # abspath, because "." has no name. A symbolic link keeps its own, as in train.py.
+    name = os.path.basename(os.path.abspath(folder))
+    return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / name)
 
 
 def load_data(args: argparse.Namespace) -> Dataset:

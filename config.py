@@ -115,7 +115,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # A type of its own, because True == 1.
+            # Types are compared too, because True == 1.
             is_default = value == field.default and type(value) is type(field.default)
             if not is_default:
                 check_field(field.name, value)

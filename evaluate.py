@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_samples = default.num_samples if args.num_samples is None else args.num_samples
     # The whole test set is prepared, so that each image is the one that train.py and the figures have.
     x = evaluation.prepare_test(trained.model.likelihood, test_images)[:num_images]
-    with tqdm.tqdm(total=len(x), unit="image", disable=not sys.stderr.isatty()) as bar:
+    # Only the NLL takes long.
+    is_bar_shown = trained.model.likelihood.normalized and sys.stderr.isatty()
+    with tqdm.tqdm(total=len(x), unit="image", disable=not is_bar_shown) as bar:
         metrics = evaluation.compute_metrics(trained.model, x, num_samples, on_image=bar.update)
 
     # The table comes first, so that the results of a long evaluation are not lost if the file cannot be written. And if
@@ -110,9 +112,9 @@ def format_table(metrics: Metrics, num_test_images: int) -> str:
             "It leaves out the estimate's bias, which falls as samples are added.",
         ]
     lines += [
-        "Each NLL is, in expectation, an upper bound on the true one. With enough samples, that of the mixture is",
-        "closer to it.",
-        "Compare the NLL of q(z|x) with the literature.",
+        "In expectation, each NLL is an upper bound on the true one. With enough samples, the mixture's bound is",
+        "tighter.",
+        "To compare with the literature, use the NLL of q(z|x).",
     ]
     return "\n".join(lines)
 

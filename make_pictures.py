@@ -9,8 +9,8 @@ from config import UsageError
 # Figure 1a: rows and columns of generated images
 NUM_GENERATED = (10, 10)
 
-# Figure 1b: test images, and the reconstructions of each. They use the noise of figure 1a, so there are no more of them
-# than it has rows and columns.
+# Figure 1b: test images, and the reconstructions of each. Their noise is figure 1a's, so neither number
+# can exceed NUM_GENERATED.
 NUM_RECONSTRUCTED = 10
 NUM_RECONSTRUCTIONS = 9
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cli
-from config import Config, UsageError
+from config import Config
 from report.experiments import EXPERIMENTS, Experiment
 
 TRAIN_SCRIPT = Path(__file__).with_name("train.py")
@@ -33,17 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--epochs_scale",
         type=cli.real_number,
         default=1.0,
-        help="share of the epochs and samples; 0 trains nothing and takes all samples (default: %(default)s)",
+        help="the share of each experiment's epochs and samples to run; 0 does not train, and evaluates with all "
+        "samples (default: %(default)s)",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these experiments (default: all)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help="run only these (default: all)",
+    )
     cli.add_folder_flags(parser)
     args = parser.parse_args(argv)
     if not 0 <= args.epochs_scale <= 1:
         parser.error(f"argument --epochs_scale: takes a number from 0 to 1, got {args.epochs_scale}")
-    wanted = names if args.only is None else args.only
-    unknown = sorted(set(wanted) - set(names))
-    if unknown:
-        raise UsageError(f"argument --only: takes names out of {' '.join(names)}, got {' '.join(unknown)}")
     # The report is trained on one machine. train.py would look for the other workers.
     os.environ.pop("TF_CONFIG", None)
     # This process and train.py share a GPU. Without this variable, the first one would take all of its memory.
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     published = []
     for experiment in EXPERIMENTS:
-        if experiment.name not in wanted:
+        if experiment.name not in args.only:
             continue
         print(f"\n{experiment.name} ({experiment.shows})", flush=True)
         try:

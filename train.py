@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
     config = args.config
-    from vae import runs
+    from vae import messages, runs
 
     replicas = None
     if os.environ.get("TF_CONFIG"):
@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vae import distribution
         replicas = distribution.connect(config, args.worker_timeout)
     is_chief = replicas is None or replicas.is_chief
-    with runs.training_run(args.run) if is_chief else contextlib.nullcontext(runs.Run(args.run)) as run:
+    # Only the chief writes to the run's folder, so only the chief locks it.
+    opened_run = runs.training_run(args.run) if is_chief else contextlib.nullcontext(runs.Run(args.run))
+    with opened_run as run:
         epoch = runs.saved_epoch(run.folder)
         if is_chief and epoch > 0 and not args.restore and not args.overwrite:
             raise runs.RunError(describe_trained_model(args, run.folder, epoch))
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal_number = session.train(run, config, data, overwrite=args.overwrite, picture=picture, replicas=replicas)
     if signal_number == 0:
         return 0
-    session.say(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
+    messages.say(f"stopped early; to continue: {cli.command('train.py', config, args)} --restore True")
     return 128 + signal_number
 
 

@@ -206,7 +206,7 @@ def test_the_watchdog_ends_a_process_that_hangs_with_pythons_lock():
     """A call into C keeps the lock: no other thread of Python runs."""
     code = "import ctypes; from vae import distribution\n"
     code += "watchdog = distribution.Watchdog({'worker 0': 'localhost:1', 'worker 1': 'localhost:2'}, 'worker 0', 3)\n"
-    code += "ctypes.PyDLL(None).sleep(600)"
+    code += "with watchdog.waiting():\n    ctypes.PyDLL(None).sleep(600)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "gives up after 3 s" in done.stderr and "Traceback" not in done.stderr and "Thread" not in done.stderr

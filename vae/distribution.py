@@ -18,7 +18,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 import zlib
@@ -31,6 +30,7 @@ from tensorflow.python.eager import context as eager_context
 
 from config import Config, UsageError
 from vae import cores, signals, training
+from vae.messages import report
 from vae.training import Block, State
 
 # What TensorFlow raises if another worker has ended.
@@ -73,7 +73,7 @@ def read_tf_config(text: str) -> tuple[dict[str, str], str] | None:
 def connect(config: Config, timeout: float) -> "Replicas | None":
     """The replicas of the workers that TF_CONFIG names, once all of them are there. None if there is only one worker.
 
-    From then on, the process ends when it has made no progress for `timeout` seconds. TensorFlow must not have been
+    From then on, the process ends when it has waited `timeout` seconds for the others. TensorFlow must not have been
     used before. Raises UsageError for a bad TF_CONFIG, and if the workers cannot share a batch equally.
     """
     cluster = read_tf_config(os.environ["TF_CONFIG"])
@@ -90,12 +90,13 @@ def connect(config: Config, timeout: float) -> "Replicas | None":
     # Python handles no signal while TensorFlow waits, so Ctrl-C and SIGTERM end the process without Python's help.
     with signals.handled_by(signal.SIG_DFL, signal.SIGINT, signal.SIGTERM):
         try:
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            with watchdog.waiting():
+                strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:
             raise UsageError(f"TF_CONFIG: TensorFlow cannot listen on {workers[name]}: {error.message}") from None
         replicas = Replicas(strategy, config.batch_size, list(workers), name, watchdog.waiting)
         replicas.meet()
-    report(f"{name}: all workers are there; each batch is shared among {replicas.count} replicas")
+    report(f"{name}: all workers are connected; each batch is shared among {replicas.count} replicas")
     if replicas.is_chief and config.network == "flat":
         report(f"{config.vae_type} trains faster on one machine than on several without GPUs: see docs/distributed.md")
     return replicas
@@ -111,41 +112,39 @@ def on_gpus(batch_size: int) -> "Replicas | None":
 
 
 class Watchdog:
-    """Ends this process, with exit code 1, when it has made no progress for `seconds`. It says why before that."""
+    """Ends this process, with exit code 1, when it has waited `seconds` for the others. It says why before that."""
 
     def __init__(self, workers: dict[str, str], name: str, seconds: float) -> None:
         self._others = {other: address for other, address in workers.items() if other != name}
         self._name = name
         self._seconds = seconds
         self._no_traceback = open(os.devnull, "w")
-        self.reset()
+        self._waiting_since: float | None = None
         others = ", ".join(f"{other} ({address})" for other, address in self._others.items())
         report(f"{name} ({workers[name]}) waits for {others}; it gives up after {seconds:g} s (--worker_timeout)")
         threading.Thread(target=self._speak, daemon=True).start()
 
-    def reset(self) -> None:
-        """Says that there was progress."""
-        self._last_progress = time.monotonic()
-        # It needs no lock of Python, so it ends the process wherever that hangs: in TensorFlow, or at a disk.
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._no_traceback)
-
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """A block in which this process waits for the others. Raises ConnectionError if one of them has ended."""
-        self.reset()
+        self._waiting_since = time.monotonic()
+        # It needs no lock of Python, so it ends the process even while TensorFlow holds that lock.
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._no_traceback)
         try:
             yield
         except LOST_WORKER_ERRORS:
             raise ConnectionError(f"{self._name} lost the others: {self._problems()}; {HOW_TO_CONTINUE}") from None
-        self.reset()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._waiting_since = None
 
     def _speak(self) -> None:
         while True:
-            last_progress = self._last_progress
+            since = self._waiting_since
             time.sleep(self._seconds / 4)
-            if self._last_progress == last_progress:
+            if since is not None and since == self._waiting_since:
                 report(
-                    f"{self._name}: no progress for {time.monotonic() - last_progress:.0f} s: {self._problems()}; it "
+                    f"{self._name}: no progress for {time.monotonic() - since:.0f} s: {self._problems()}; it "
                     f"gives up after {self._seconds:g} s (--worker_timeout); {HOW_TO_CONTINUE}"
                 )
 
@@ -158,7 +157,9 @@ class Watchdog:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
             except (OSError, UnicodeError) as error:
                 problems.append(f"{name} ({address}) does not answer ({error})")
-        return ", ".join(problems) or "all of them answer, but one may be stopped, slow, or cut off from another"
+        if not problems:
+            return "all of them answer, but one may be stopped, slow, or cut off from another"
+        return ", ".join(problems)
 
 
 class Replicas:
@@ -269,12 +270,11 @@ class Replicas:
             return tf.add_n(self.strategy.experimental_local_results(terms))
 
         take_steps = training.compile_loop(take_step, batch_size, jit_compile=False)
-        sum_terms = self._make_sum()
 
         def train_block(block: Block) -> np.ndarray:
             with self._waiting():
                 terms = take_steps(block)
-            return sum_terms(terms)
+            return self._sum(terms)
 
         return train_block
 
@@ -299,8 +299,3 @@ class Replicas:
                 return sum_in_graph(tf.constant(values)).numpy()
 
         return sum_of_workers
-
-
-def report(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, flush=True)

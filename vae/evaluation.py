@@ -85,8 +85,11 @@ class Metrics:
 
     def describe_quality(self) -> str:
         """The quality in words, for messages on which evaluation is kept."""
-        data = "verified data" if self.data_verified else "unverified data"
-        return f"{data}, epoch {self.epoch}, {self.num_images} images, {self.num_samples} samples"
+        text = f"epoch {self.epoch}, {self.num_images} images, {self.num_samples} samples"
+        # None, for the user's own images, is neither.
+        if False in (self.model["data_verified"], self.evaluation["data_verified"]):
+            return f"unverified data, {text}"
+        return text
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -158,7 +158,7 @@ def draw_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, colours: Se
 
 
 def shorten(name: str) -> str:
-    """The name of a class for a legend: at most MAX_NAME_LENGTH characters, with dollar signs that are text."""
+    """The name of a class for a legend: at most MAX_NAME_LENGTH characters, with its dollar signs escaped."""
     if len(name) > MAX_NAME_LENGTH:
         name = f"{name[: MAX_NAME_LENGTH - 3]}..."
     # Matplotlib takes what is between two dollar signs for a formula.

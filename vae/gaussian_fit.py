@@ -72,7 +72,11 @@ def compile_fit(model: VAE) -> Callable[..., Fit]:
         factor_of_q = tf.linalg.diag(tf.exp(-tf.gather(q.log_std, latents)))
         fit_of_q = Fit(latents, tf.gather(q.mean, latents), factor_of_q)
         is_finite = tf.reduce_all(tf.math.is_finite(fit.mean)) & tf.reduce_all(tf.math.is_finite(fit.factor))
-        return tf.nest.map_structure(lambda value, value_of_q: tf.where(is_finite, value, value_of_q), fit, fit_of_q)
+        return Fit(
+            latents,
+            mean=tf.where(is_finite, fit.mean, fit_of_q.mean),
+            factor=tf.where(is_finite, fit.factor, fit_of_q.factor),
+        )
 
     return fit_posterior
 
@@ -147,9 +151,9 @@ def log_joint(model: VAE, image: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
 def differentiate(model: VAE, image: tf.Tensor, z: tf.Tensor, directions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The gradient of log p(x, z) in the fitted latents, [F], and the Gauss-Newton matrix I + J'DJ, [F, F].
 
-    Both are averaged over the points z, [M, L]. J is the decoder's Jacobian. D is diagonal: it has minus the second
-    derivatives of log p(x|z) by each of the decoder's outputs alone, and 0 where that is negative. So the matrix has an
-    inverse.
+    Both are averaged over the points z, [M, L]. J is the decoder's Jacobian. D is diagonal: its entries are
+    -d^2 log p(x|z) / d(output)^2 for each decoder output, or 0 where that is negative, so the matrix is positive
+    definite.
     """
     num_points = z.shape[0]
     points = tf.cast(z, tf.float32)
@@ -181,8 +185,8 @@ def differentiate_decoder(model: VAE, z: tf.Tensor, directions: tf.Tensor) -> tf
     # TensorFlow differentiates each row in one direction, so the points are repeated F times.
     rows = tf.tile(z, (num_directions, 1))
     tangents = tf.repeat(directions, num_points, axis=0)
-    # Twice backwards is forwards: u'J, which is linear in u, has the derivative J. It needs no values of u, and takes
-    # TensorFlow far less time to trace than tf.autodiff.ForwardAccumulator.
+    # Two reverse passes give forward derivatives: u'J is linear in u, so its derivative by u is J for any u. TensorFlow
+    # traces this far faster than tf.autodiff.ForwardAccumulator.
     with tf.GradientTape() as tape_of_u:
         with tf.GradientTape() as tape:
             tape.watch(rows)

@@ -18,7 +18,9 @@ REMEDY = (
 
 
 class HistoryRow(NamedTuple):
-    """One epoch: means over the training images (nats), the mean test ELBO (nats; NaN if not measured), duration."""
+    """One epoch: means over the training images in nats, the mean test ELBO in nats (NaN if it was not measured), the
+    seconds that it took, and Adam's learning rate.
+    """
 
     epoch: int
     train_elbo: float

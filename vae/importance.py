@@ -23,8 +23,8 @@ from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
 
-# What a sample is drawn from: the t, a multivariate Student t distribution with the location and scale of the fitted
-# Gaussian; the encoder's q(z|x); or the prior p(z). make_samples and log_densities have them in this order.
+# A sample comes from one of three densities: the t, a multivariate Student t with the location and scale of the fitted
+# Gaussian; q(z|x); or p(z). make_samples and log_densities use this order.
 FITTED, ENCODER, PRIOR = range(3)
 # The components of the mixture, which are sampled in turn.
 MIXTURE = (FITTED,) * 18 + (ENCODER, PRIOR)
@@ -71,10 +71,10 @@ def draw_noise(
 
     The last draw of an image is filled up with zeros.
     """
-    freedom = degrees_of_freedom(latent_dim)
+    df = degrees_of_freedom(latent_dim)
     for image in range(num_images):
         rng = generator(TEST_SEED, "importance", image)
-        stretch = np.sqrt(freedom / rng.chisquare(freedom, len(components)))
+        stretch = np.sqrt(df / rng.chisquare(df, len(components)))
         for first in range(0, len(components), num_rows):
             rows = slice(first, first + num_rows)
             noise = rng.standard_normal((len(components[rows]), latent_dim), dtype=np.float32)
@@ -158,23 +158,21 @@ def log_densities(q: Posterior, fit: Fit, z: tf.Tensor) -> list[tf.Tensor]:
     ]
 
 
-def log_t_density(fit: Fit, z: tf.Tensor, freedom: float) -> tf.Tensor:
+def log_t_density(fit: Fit, z: tf.Tensor, df: float) -> tf.Tensor:
     """The log density of the t around the Fit in the fitted latents of z [num_rows, L], without (2 pi)^(-F/2).
 
-    It is log constant + log |C| - (freedom + F)/2 log(1 + |C'(z - fit.mean)|^2 / freedom), [num_rows].
+    It is log constant + log |C| - (df + F)/2 log(1 + |C'(z - fit.mean)|^2 / df), [num_rows].
     """
     num_fitted = fit.latents.shape[0]
-    log_constant = (
-        math.lgamma((freedom + num_fitted) / 2) - math.lgamma(freedom / 2) - num_fitted / 2 * math.log(freedom / 2)
-    )
+    log_constant = math.lgamma((df + num_fitted) / 2) - math.lgamma(df / 2) - num_fitted / 2 * math.log(df / 2)
     log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(fit.factor)))
     whitened = tf.matmul(tf.gather(z, fit.latents, axis=1) - fit.mean, fit.factor)
-    log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / freedom)
-    return log_constant + log_volume - (freedom + num_fitted) / 2 * log_tail
+    log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / df)
+    return log_constant + log_volume - (df + num_fitted) / 2 * log_tail
 
 
 def find_fitted(q: Posterior, fit: Fit) -> tf.Tensor:
-    """For each latent whether it is among the fitted ones, [L]."""
+    """Whether each latent is a fitted one, bool [L]."""
     return tf.reduce_any(tf.range(q.mean.shape[-1]) == fit.latents[:, None], axis=0)
 
 
@@ -197,8 +195,8 @@ def effective_sample_size(image_log_weights: np.ndarray) -> float:
 def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
     """The standard error of importance_sampled_nll, in nats, to first order (the delta method).
 
-    It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If these are only a few
-    samples, the true error can be larger. For the mixture it is an overestimate, because the number of samples of
+    It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. If the ESS is only a
+    few samples, the true error can be larger. For the mixture it is an overestimate, because the number of samples of
     each component is fixed (stratified sampling).
     """
     return np.sqrt(np.maximum(1 / effective_sample_size - 1 / num_samples, 0.0))

@@ -134,8 +134,7 @@ class VAE:
         """The pictures of z, [..., L], a grid for example: float32 [..., h, w, c] in [0, 1]."""
         rows = z.reshape(-1, z.shape[-1])
         chunk_size = max(1, MAX_DECODED_PIXELS // math.prod(self.image_shape))
-        # Without rows there is one empty chunk, because np.concatenate needs at least one array.
-        starts = range(0, max(len(rows), 1), chunk_size)
+        starts = range(0, len(rows), chunk_size)
         chunks = [self.likelihood.image(self.decode(rows[first : first + chunk_size])).numpy() for first in starts]
         return np.concatenate(chunks).reshape(*z.shape[:-1], *self.image_shape)
 

@@ -14,7 +14,7 @@ PURPOSES = (
     "noise",  # training.make_blocks: the noise of q(z|x); index: the epoch
     "test_prepare",  # evaluation.prepare_test
     "test_noise",  # evaluation.make_elbo_evaluator
-    "draw",  # make_pictures.py and explorer/page.py; its seed is --draw_seed. Index 1, with seed 0: page.points_to_try
+    "draw",  # make_pictures.py and explorer/page.py, with --draw_seed; index 1 with seed 0 is page.points_to_try
     "importance",  # importance.draw_noise; index: the image
     "fit",  # gaussian_fit.compile_fit
 )

@@ -228,9 +228,9 @@ def check_config(folder: Path, saved: Config, wanted: Config) -> None:
 
 
 def check_data(folder: Path, saved: SavedConfig, image_shape: tuple[int, ...], data_digest: str | None) -> None:
-    """Raises RunError if a run was trained on images of another shape (h, w, c), or on other images of the user.
+    """Raises RunError if a run was trained on images of another shape (h, w, c), or on other images with the same name.
 
-    Runs are called by the name of the images' folder, and images in another folder can have the same name.
+    A run is named after the images' folder, and two folders can have the same name.
     """
     if saved.data_digest != data_digest:
         raise RunError(

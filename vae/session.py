@@ -18,8 +18,9 @@ import tqdm
 
 from config import Config, UsageError
 from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
-from vae.distribution import Replicas, report
+from vae.distribution import Replicas
 from vae.history import HistoryRow
+from vae.messages import printing_may_fail, report, say
 from vae.runs import Run
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def train(
 
     It continues from the newest checkpoint. With `overwrite` it trains from scratch, and the earlier model is moved
     away. Ctrl-C, SIGTERM or SIGHUP stops it at the end of the epoch. Returns the signal's number if it stopped early,
-    and 0 if the run is complete. Of several workers, `replicas`, the chief alone writes to `run` and `picture`. Raises
-    UsageError if a batch would need more images than the training set has.
+    and 0 if the run is complete. With several workers (`replicas`), only the chief writes to `run` and `picture`.
+    Raises UsageError if a batch would need more images than the training set has.
     """
     num_images = len(data.train_images)
     image_shape = data.train_images.shape[1:]
@@ -57,16 +58,21 @@ def train(
         )
     # TensorFlow creates its threads when it is used for the first time.
     cores.set_threads(config.network, config.batch_size)
-    replicas = replicas or distribution.on_gpus(config.batch_size)
+    if replicas is None:
+        replicas = distribution.on_gpus(config.batch_size)
     is_chief = replicas is None or replicas.is_chief
+    num_replicas = 1
+    scope: contextlib.AbstractContextManager = contextlib.nullcontext()
     if replicas is not None:
         replicas.check_agreement(config, data.train_images, data.test_images)
-    check_memory(config, image_shape, config.batch_size if replicas is None else config.batch_size // replicas.count)
+        num_replicas = replicas.count
+        scope = replicas.strategy.scope()
+    check_memory(config, image_shape, config.batch_size // num_replicas)
     warn_about_precision(config)
     warn_about_images(config, num_images)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
-    with contextlib.nullcontext() if replicas is None else replicas.strategy.scope():
+    with scope:
         state = training.create_state(model.create(config, image_shape))
     if is_chief and overwrite:
         # Only now, when the data and the new model are ready.
@@ -76,6 +82,8 @@ def train(
     if replicas is not None:
         replicas.broadcast(state)
     if state.epoch >= config.num_epochs:
+        if is_chief and not picture.exists():
+            draw_learning_curves(run.history, picture, is_last=True)
         print(f"nothing to do: {run.folder} is at epoch {state.epoch}")
         print(f"to train it further, give a --num_epochs above {state.epoch}")
         return 0
@@ -130,8 +138,8 @@ def train(
     say(str(picture))
     if last_row.train_kl < COLLAPSED_KL:
         report(
-            f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z says nothing about x; people try "
-            "more epochs, a lower --learning_rate, another --seed, or another --vae_type"
+            f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z carries no information about x; "
+            "try more epochs, a lower --learning_rate, another --seed, or another --vae_type"
         )
     return signal_number
 
@@ -157,7 +165,7 @@ class Progress:
         )
 
     def add_steps(self, num_steps: int) -> None:
-        """Shows that so many more steps of the epoch are done."""
+        """Adds num_steps to the steps that are shown as done."""
         self._num_steps += num_steps
         with printing_may_fail():
             self._bar.update(num_steps)
@@ -185,20 +193,10 @@ class Progress:
         self._last_line = time.monotonic()
 
 
-def printing_may_fail() -> contextlib.AbstractContextManager[None]:
-    """Training goes on if its progress cannot be printed: the terminal is closed, or the disk is full."""
-    return contextlib.suppress(OSError)
-
-
-def say(line: str) -> None:
-    with printing_may_fail():
-        print(line, flush=True)
-
-
 def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) -> None:
     """Draws the learning curves so far.
 
-    Training goes on if they cannot be written. Only after the last epoch, that raises OSError.
+    If they cannot be written, training goes on; only after the last epoch is OSError raised.
     """
     figure = figures.learning_curves(
         epochs=[row.epoch for row in rows],
@@ -216,7 +214,7 @@ def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) 
 
 def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
     """Warns the user if a step on num_images needs more memory than there is. Raises UsageError if the model does."""
-    # In a graph of its own the model has shapes but no weights, so that it always fits into memory.
+    # Inside a graph, the model has shapes but no weights, so it always fits into memory.
     with tf.Graph().as_default():
         shapes_only = model.create(config, image_shape)
     state_bytes = training.state_bytes(shapes_only)
@@ -246,8 +244,8 @@ def warn_about_images(config: Config, num_images: int) -> None:
     num_steps = num_images // config.batch_size
     if num_steps < FEW_STEPS:
         report(
-            f"an epoch has {num_steps} steps of {config.batch_size} images: with a smaller --batch_size it has more, "
-            "and training needs fewer epochs"
+            f"an epoch has only {num_steps} steps of {config.batch_size} images; with a smaller --batch_size it has "
+            "more, and training needs fewer epochs"
         )
 
 

@@ -30,9 +30,9 @@ def handled_by(handle: Callable[[int, FrameType | None], None] | signal.Handlers
 def deferred(end_at_once: bool = False) -> Iterator[list[int]]:
     """Yields a list that receives the number of the first SIGINT, SIGTERM or SIGHUP (a terminal that closes).
 
-    The list lets the training loop finish its epoch and save. After the first signal, SIGINT raises KeyboardInterrupt.
-    The others do not, because they may be the same request twice: from the sender, and passed on by reproduce.py. With
-    `end_at_once`, the second SIGINT ends the process instead: a step that waits for a lost worker cannot be left.
+    The training loop then finishes its epoch and saves. A second SIGINT raises KeyboardInterrupt. A second SIGTERM or
+    SIGHUP does nothing: reproduce.py may pass on a signal that the child has received already. With `end_at_once`, the
+    second SIGINT ends the process, because a step that waits for a lost worker cannot be interrupted.
     """
     received: list[int] = []
 
@@ -66,7 +66,7 @@ def run_child(command: Sequence[str]) -> int:
     """Runs a command that handles signals itself, and returns its exit code, or minus the number that killed it.
 
     SIGTERM is passed on to it. Ctrl-C is not, because a terminal sends it to both processes. Raises KeyboardInterrupt
-    if a signal has arrived, and the exit code does not show that it stopped the command.
+    if a signal arrived but the exit code does not show it.
     """
     received: list[int] = []
     passed_on = False

@@ -112,7 +112,7 @@ LEARNING_RATE_SCHEDULES = {"constant": constant_rate, "staged": staged_rate}
 
 
 def describe(row: HistoryRow) -> str:
-    """A row of the history in a few words."""
+    """The ELBO, the KL and, if it was measured, the test ELBO, in nats."""
     text = f"ELBO {row.train_elbo:.2f}, KL {row.train_kl:.2f}"
     if math.isnan(row.test_elbo):
         return text
@@ -137,8 +137,9 @@ def fit(
     images: uint8 [n, h, w, c] with n >= batch_size. An epoch is floor(n / batch_size) steps over a fresh permutation;
     its draws depend on `seed` and on its number alone. train_block takes the steps of a block: see compile_block.
     learning_rate_of(epoch) is Adam's learning rate; measure_test_elbo() is the mean test ELBO in nats; on_steps(k) is
-    called after each block, which has k steps. An epoch after which stop() is true is the last one. The test ELBO is
-    measured after the last epoch in any case. Raises FloatingPointError if the ELBO or a weight is not finite.
+    called after each block, which has k steps. Training ends after the first epoch at whose end stop() is true. The
+    test ELBO is measured after the last epoch in any case. Raises FloatingPointError if the ELBO or a weight is not
+    finite.
     """
     model = state.model
     steps_per_epoch = len(images) // batch_size
@@ -170,6 +171,9 @@ def fit(
             if is_last or is_tested(epoch):
                 test_elbo = measure_test_elbo()
                 check_finite(epoch, test_elbo)
+                if not is_last:
+                    # A signal may have arrived while it was measured.
+                    is_last = stop()
 
             state.epoch = epoch
             yield HistoryRow(
@@ -233,7 +237,7 @@ class Contribution(NamedTuple):
 
 
 def compute_contribution(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """What rows of a batch contribute: all of them, or a replica's share.
+    """The Contribution of some rows of a batch: all of them, or a replica's share.
 
     x is [rows, d] and noise [rows, L]. The number of rows must be static. The contribution is computed in parts,
     because operations that do not need each other's results run side by side, on several cores.
@@ -251,7 +255,6 @@ def compute_contribution(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size:
 
 
 def compute_contribution_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, batch_size: int) -> Contribution:
-    """What one part of a step contributes to its batch."""
     with tf.GradientTape() as tape:
         elbo = model.elbo(x, noise)
         log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
@@ -272,12 +275,12 @@ def add_parts(values: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def state_bytes(model: VAE) -> int:
-    """How many bytes of memory the weights take, with a gradient and Adam's two moments of each."""
+    """The bytes of memory for the weights, their gradients and Adam's two moments."""
     return 4 * 4 * count_weights(model)
 
 
 def step_bytes(model: VAE, batch_size: int) -> int:
-    """About how many bytes of memory a training step needs. Only the shapes of the model are read.
+    """The approximate number of bytes that a training step needs. It reads only the model's shapes.
 
     The outputs of each layer are kept for the backward pass, which has a gradient for each of them. The gradients of a
     step's parts are not counted. They matter only for large images with many latents.
