@@ -94,7 +94,7 @@ def reproduce(experiment: Experiment, args: argparse.Namespace) -> bool:
     first script that fails, and OSError if the run's files cannot be read or copied.
     """
     import datasets
-    from report import results
+    from report import page, results
     from vae import evaluation, signals
 
     config = experiment.config
@@ -125,7 +125,8 @@ def reproduce(experiment: Experiment, args: argparse.Namespace) -> bool:
     for script_name in experiment.scripts:
         run_script(script_name, experiment, args)
     has_page = "explore" in experiment.scripts
-    return results.publish(run_folder, args.pictures_dir / config.run_name, has_page=has_page)
+    pictures = args.pictures_dir / config.run_name
+    return results.publish(run_folder, pictures, shown=page.shown_pictures(), has_page=has_page)
 
 
 def run_script(name: str, experiment: Experiment, args: argparse.Namespace, *more_arguments: str) -> None:

@@ -24,10 +24,8 @@ from vae.history import HistoryRow
 
 PAGE = Path("RESULTS.md")
 TEMPLATE = Path(__file__).with_name("results.template.md")
+README = Path(__file__).parents[1] / "README.md"
 NOT_RUN = "not run"
-
-# The report finds this many of 20 latents in use (figure 4).
-REPORT_LATENTS_IN_USE = 14
 
 # The columns of the table of experiments: their headers, and the attributes of ResultText below them.
 COLUMNS = {
@@ -35,7 +33,6 @@ COLUMNS = {
     "epochs": "epochs",
     "time": "time",
     "ELBO": "elbo",
-    "ELBO bits/dim": "elbo_bits_per_dim",
     "NLL of q": "nll_of_q",
     "NLL": "nll",
     "NLL bits/dim": "nll_bits_per_dim",
@@ -63,8 +60,8 @@ class ResultText:
     importance samples per image, the same for both NLLs. effective_sample_size belongs to nll: it is the median over
     the images, and num_below_50 is the number of images where it is below 50.
 
-    active_units is their number, share_of_active the share of the sum of all singular values that as many of them have,
-    and share_of_first_14 the share of the first 14.
+    active_units is their number, and share_of_active the share of the sum of all singular values that as many of them
+    have.
 
     time is the median duration of an epoch times the number of epochs, and full_time the same for all planned epochs.
     """
@@ -86,9 +83,7 @@ class ResultText:
     effective_sample_size: str = NOT_RUN
     num_below_50: str = NOT_RUN
     active_units: str = NOT_RUN
-    singular_values: str = NOT_RUN
     share_of_active: str = NOT_RUN
-    share_of_first_14: str = NOT_RUN
 
 
 def write() -> None:
@@ -107,19 +102,11 @@ def render() -> str:
     experiment_rows = [[experiment.shows, *make_cells(texts[experiment.name])] for experiment in EXPERIMENTS]
     page = TEMPLATE.read_text(encoding="utf-8").format(
         experiments=format_table(["for", *COLUMNS], experiment_rows),
-        frey_faces_seeds=make_seeds_table(published, texts),
-        mnist_test_elbos=make_test_elbo_table(
-            "learning rate",
-            {"constant": published["mnist"], "staged": published["mnist_staged"]},
-            epochs=(10, 40, 120, 360, 500, 1090),
-        ),
+        frey_faces_seeds=make_seeds_table(published),
         svhn_test_elbos=make_test_elbo_table(
             "precision",
             {"float32": published["svhn"], "mixed_bfloat16": published["svhn_bfloat16"]},
-            epochs=(10, 50, 100, 500),
-        ),
-        cifar10_test_elbos=make_test_elbo_table(
-            "precision", {"mixed_bfloat16": published["cifar10_full"]}, epochs=(1, 10, 30, 100)
+            epochs=(10, 50, 500),
         ),
         planned_hours=sum_planned_hours(EXPERIMENTS, published),
         planned_hours_of_conv3=sum_planned_hours(
@@ -128,6 +115,15 @@ def render() -> str:
         **texts,
     )
     return PICTURE.sub(replace_missing_picture, page)
+
+
+def shown_pictures() -> set[Path]:
+    """The paths of the pictures that RESULTS.md and the README show."""
+    text = TEMPLATE.read_text(encoding="utf-8") + README.read_text(encoding="utf-8")
+    for experiment in EXPERIMENTS:
+        figures = results.FIGURES / experiment.config.run_name
+        text = text.replace(f"{{{experiment.name}.figures}}", figures.as_posix())
+    return {Path(path) for _, path in PICTURE.findall(text)}
 
 
 def describe_result(config: Config, result: Result | None) -> ResultText:
@@ -139,7 +135,7 @@ def describe_result(config: Config, result: Result | None) -> ResultText:
 
     history, metrics = result
     num_epochs = len(history)
-    values, running_shares = results.read_singular_values(config.run_name)
+    running_shares = results.read_running_shares(config.run_name)
     sample_size = metrics.effective_sample_size
     return ResultText(
         command=command if metrics.data_verified else f"{command} (unverified)",
@@ -159,9 +155,7 @@ def describe_result(config: Config, result: Result | None) -> ResultText:
         effective_sample_size="" if sample_size is None else f"{sample_size['median']:.0f}",
         num_below_50="" if sample_size is None else str(sample_size["num_below_50"]),
         active_units=str(len(metrics.active_units)),
-        singular_values=" ".join(f"{value:.1f}" for value in values) or NOT_RUN,
         share_of_active=format_share(running_shares, len(metrics.active_units)),
-        share_of_first_14=format_share(running_shares, REPORT_LATENTS_IN_USE),
     )
 
 
@@ -171,29 +165,26 @@ def make_cells(text: ResultText) -> list[str]:
     return ["" if cell == NOT_RUN else cell for cell in cells]
 
 
-def make_seeds_table(published: Mapping[str, Result | None], texts: Mapping[str, ResultText]) -> str:
-    """A table with both NLLs of each seed on Frey Faces, and their mean and standard deviation.
+def make_seeds_table(published: Mapping[str, Result | None]) -> str:
+    """A table with the mean and the standard deviation of both NLLs over the seeds on Frey Faces.
 
-    `published` is what docs/ has of each experiment, by its name, and `texts` is what the page shows of it.
+    `published` is what docs/ has of each experiment, by its name.
     """
-    header = ["likelihood", "estimate", "seed 0", "seed 1", "seed 2", "mean", "standard deviation", "mean, bits/dim"]
+    header = ["likelihood", "NLL of q", "bits/dim", "NLL", "bits/dim"]
     rows = []
-    for estimate, attribute in (("NLL of q", "nll_of_q"), ("NLL", "nll")):
-        for likelihood, names in FREY_FACES_SEEDS.items():
-            cells = [getattr(texts[name], attribute) for name in names]
-            of_seeds = [published[name] for name in names]
-            metrics = [result.metrics for result in of_seeds if result is not None]
+    for likelihood, names in FREY_FACES_SEEDS.items():
+        of_seeds = [published[name] for name in names]
+        metrics = [result.metrics for result in of_seeds if result is not None]
+        cells = [likelihood]
+        for attribute in ("nll_of_q", "nll"):
             if len(metrics) < len(names):
-                summary = [NOT_RUN] * 3
-            else:
-                nlls = [getattr(each, attribute)["mean"] for each in metrics]
-                bits_per_dim = [each.bits_per_dim[attribute] for each in metrics]
-                summary = [
-                    f"{statistics.mean(nlls):.2f}",
-                    f"{statistics.stdev(nlls):.2f}",
-                    f"{statistics.mean(bits_per_dim):.3f}",
-                ]
-            rows.append([likelihood, estimate, *cells, *summary])
+                cells += [NOT_RUN, NOT_RUN]
+                continue
+            nlls = [getattr(each, attribute)["mean"] for each in metrics]
+            bits_per_dim = [each.bits_per_dim[attribute] for each in metrics]
+            cells.append(f"{statistics.mean(nlls):.2f} ({statistics.stdev(nlls):.2f})")
+            cells.append(f"{statistics.mean(bits_per_dim):.3f}")
+        rows.append(cells)
     return format_table(header, rows)
 
 

@@ -3,8 +3,11 @@
 import csv
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from vae import files, history, runs
 from vae.evaluation import Metrics, find_metrics
@@ -41,19 +44,13 @@ def read_published(run_name: str) -> Result | None:
         return None
 
 
-def read_singular_values(run_name: str) -> tuple[list[float], list[float]]:
-    """The singular values that plot_singular_values.py wrote for a run, and their running shares of the sum.
-
-    Both lists are empty if the run's singular values were not drawn.
-    """
+def read_running_shares(run_name: str) -> list[float]:
+    """The running shares of a run's singular values in their sum, from plot_singular_values.py; empty without them."""
     path = FIGURES / run_name / "singular_values.csv"
     if not path.is_file():
-        return [], []
+        return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    values = [float(row["singular_value"]) for row in rows]
-    running_shares = [float(row["running_share"]) for row in rows]
-    return values, running_shares
+        return [float(row["running_share"]) for row in csv.DictReader(file)]
 
 
 def is_evaluated(run_folder: Path, num_images: int, num_samples: int) -> bool:
@@ -64,12 +61,12 @@ def is_evaluated(run_folder: Path, num_images: int, num_samples: int) -> bool:
     return metrics.num_images >= num_images and metrics.num_samples >= num_samples
 
 
-def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
-    """Copies the small files of an evaluated run and its pictures into docs/; returns whether it did.
+def publish(run_folder: Path, pictures: Path, *, shown: Collection[Path], has_page: bool) -> bool:
+    """Copies the small files of an evaluated run and its shown pictures into docs/; returns whether it did.
 
-    With has_page, its explorer.html is copied, too. Without has_page, an explorer.html among the pictures may be out of
-    date, so it is not copied. A better result of the same run that is already there is kept instead, and the user is
-    told.
+    `shown` holds the paths in docs/ of the pictures that a page shows. With has_page, explorer.html is copied, too.
+    Without has_page, an explorer.html among the pictures may be out of date, so it is not copied. A better result of
+    the same run that is already there is kept instead, and the user is told.
     """
     published = RESULTS / run_folder.name
     new = Metrics.read(run_folder)
@@ -83,13 +80,17 @@ def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
 
     copies = {run_folder / name: published / name for name in ("config.json", "metrics.json")}
     for picture in sorted(pictures.glob("[!.]*")):
-        if picture.name != "explorer.html":
-            copies[picture] = FIGURES / run_folder.name / picture.name
-        elif has_page:
+        destination = FIGURES / run_folder.name / picture.name
+        if destination in shown or picture.suffix == ".csv":
+            copies[picture] = destination
+        elif picture.name == "explorer.html" and has_page:
             copies[picture] = PAGES / f"{run_folder.name}.html"
     for source, destination in copies.items():
         with files.replacing(destination) as temporary:
-            shutil.copyfile(source, temporary)
+            if source.name.startswith("latent_space"):
+                copy_with_256_colours(source, temporary)
+            else:
+                shutil.copyfile(source, temporary)
 
     # history.csv ends at the epoch that was evaluated. Training may have gone on since.
     lines = (run_folder / "history.csv").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -97,3 +98,9 @@ def publish(run_folder: Path, pictures: Path, has_page: bool) -> bool:
     with files.replacing(published / "history.csv") as temporary:
         temporary.write_text("".join(header_and_rows), encoding="utf-8", newline="")
     return True
+
+
+def copy_with_256_colours(source: Path, destination: Path) -> None:
+    """Copies a scatter plot with a palette of 256 colours, which makes its file three times smaller."""
+    with Image.open(source) as image:
+        image.convert("RGB").quantize(256).save(destination, format="PNG", optimize=True)

@@ -17,6 +17,7 @@ PAGES_WITH_LINKS = [
     "benchmarks/RESULTS.md",
     "docs/distributed.md",
     "docs/extending.md",
+    "docs/notes/trials.md",
     "docs/usage.md",
 ]
 

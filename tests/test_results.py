@@ -6,8 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import pretend_training
+from PIL import Image
 
 import config
 import reproduce
@@ -38,6 +40,16 @@ def test_every_published_run_belongs_to_an_experiment(monkeypatch):
     run_names = {experiment.config.run_name for experiment in EXPERIMENTS}
     for folder in (results.RESULTS, results.FIGURES):
         assert {path.name for path in folder.iterdir() if path.is_dir()} <= run_names
+
+
+def test_docs_has_the_pictures_that_a_page_shows_and_no_others(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert set(results.FIGURES.rglob("*.png")) == shown_figures()
+
+
+def shown_figures():
+    """The pictures of docs/figures that a page shows."""
+    return {path for path in page.shown_pictures() if path.is_relative_to(results.FIGURES)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results").iterdir()), ids=lambda path: path.name)
@@ -88,7 +100,7 @@ def test_the_page_shows_what_was_measured():
     assert (text.nll, text.nll_bits_per_dim, text.nll_error) == ("87.00 ± 0.50", "1.234", "0.012")
     assert (text.nll_of_q, text.nll_of_q_bits_per_dim, text.nll_of_q_error) == ("88.00 ± 0.50", "", "")
     assert (text.num_samples, text.effective_sample_size, text.num_below_50) == ("5000", "812", "3")
-    assert (text.epochs, text.active_units, text.singular_values) == ("1 of 4", "2", page.NOT_RUN)
+    assert (text.epochs, text.active_units, text.share_of_active) == ("1 of 4", "2", page.NOT_RUN)
     assert not text.command.endswith("(unverified)")
 
 
@@ -170,22 +182,27 @@ def test_damaged_metrics_count_as_none(text, tmp_path):
 def publish(tmp_path, monkeypatch):
     """A function that publishes a run with these Metrics, in a folder of the test; it returns whether it was published.
 
-    history.csv has one epoch more than was evaluated.
+    history.csv has one epoch more than was evaluated. A page shows two of the run's three pictures.
     """
     monkeypatch.chdir(tmp_path)
     run_folder = Path("checkpoints/run")
     pictures = Path("pictures/run")
     for folder in (run_folder, pictures):
         folder.mkdir(parents=True)
-    for path in (run_folder / "config.json", pictures / "generated.png", pictures / "explorer.html"):
-        path.write_text(path.name)
+    for name in ("generated.png", "interpolations.png", "singular_values.csv", "explorer.html"):
+        (pictures / name).write_text(name)
+    (run_folder / "config.json").write_text("config.json")
+    # Each of its pixels has its own colour.
+    rows, columns = np.indices((100, 200), dtype=np.uint8)
+    Image.fromarray(np.stack([rows, columns, rows], axis=-1)).save(pictures / "latent_space_2d.png")
+    shown = {results.FIGURES / "run" / name for name in ("generated.png", "latent_space_2d.png")}
 
     def publish(metrics, has_page=False):
         (run_folder / "metrics.json").write_text(metrics.to_json())
         rows = make_history([1.0] * (metrics.epoch + 1))
         lines = [",".join(map(str, row)) for row in (HistoryRow._fields, *rows)]
         (run_folder / "history.csv").write_text("\n".join(lines) + "\n")
-        return results.publish(run_folder, pictures, has_page=has_page)
+        return results.publish(run_folder, pictures, shown=shown, has_page=has_page)
 
     return publish
 
@@ -200,11 +217,22 @@ def test_a_run_is_published_up_to_the_epoch_that_was_evaluated(has_page, publish
     """An experiment without a page can have one that the user made long ago."""
     assert publish(METRICS, has_page)
     files = {f"docs/results/run/{name}" for name in ("config.json", "metrics.json", "history.csv")}
+    figures = {f"docs/figures/run/{name}" for name in ("generated.png", "latent_space_2d.png", "singular_values.csv")}
     pages = {"docs/explorer/run.html"} if has_page else set()
-    assert set(published_files()) == files | {"docs/figures/run/generated.png"} | pages
+    assert set(published_files()) == files | figures | pages
     result = results.read_published("run")
     assert result.metrics == METRICS
     assert len(result.history) == METRICS.epoch
+
+
+def test_a_scatter_plot_is_published_with_256_colours_that_are_close_to_its_own(publish):
+    publish(METRICS)
+    pixels = [
+        np.asarray(Image.open(folder / "run" / "latent_space_2d.png").convert("RGB"), dtype=int)
+        for folder in (Path("pictures"), results.FIGURES)
+    ]
+    assert len(np.unique(pixels[1].reshape(-1, 3), axis=0)) <= 256
+    assert np.abs(pixels[0] - pixels[1]).max() <= 16
 
 
 @pytest.mark.parametrize(

@@ -614,6 +614,15 @@ def test_the_notebook_of_the_pages_runs(workspace):
     assert variables["z"].shape == (100, 20) and variables["images"].shape == (1, 28, 28, 1)
 
 
+@pytest.mark.slow
+def test_the_training_of_the_pages_runs(tmp_path, monkeypatch):
+    (block,) = [block for block in blocks_of_pages("python") if "training_run" in block]
+    monkeypatch.chdir(tmp_path)
+    variables = {}
+    exec(block, variables)
+    assert variables["model"].epoch == 1
+
+
 def test_the_tiles_of_photographs_that_the_pages_make_are_loaded(tmp_path, monkeypatch):
     """With fewer tiles than on the page."""
     (block,) = [block for block in blocks_of_pages("python") if "load_sample_images" in block]
