@@ -195,7 +195,7 @@ def effective_sample_size(image_log_weights: np.ndarray) -> float:
 def estimator_error(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
     """The standard error of importance_sampled_nll, in nats, to first order (the delta method).
 
-    It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. Where the ESS is only a few
-    samples, the true error is larger.
+    It is std(w) / (mean(w) sqrt(K)) = sqrt(1/ESS - 1/K), [n], for effective sample sizes [n]. Where the ESS is only a
+    few samples, the true error is larger.
     """
     return np.sqrt(np.maximum(1 / effective_sample_size - 1 / num_samples, 0.0))
