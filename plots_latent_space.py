@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.check_data(twin_folder, runs.read_config(twin_folder), data.train_images.shape[1:], data.digest)
     twin = runs.restore(twin_folder, twin_config)
     twin_plane = latent.project_to_plane(evaluation.posterior_means(twin, data.test_images))
-    planes = {latent_dim: plane, twin_dim: twin_plane}
+    # The two may have been trained for different times.
+    planes = {
+        latent_dim: plane._replace(title=f"{plane.title}, epoch {trained.model.epoch}"),
+        twin_dim: twin_plane._replace(title=f"{twin_plane.title}, epoch {twin.epoch}"),
+    }
     picture = figures.latent_maps([planes[number] for number in COMPARED], data.test_labels, data.class_names)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 

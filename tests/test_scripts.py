@@ -163,7 +163,7 @@ def write_photos(folder):
         write_pictures(folder / f"class {number % 2}" / str(number), rng.integers(0, 256, (1, *shape), dtype=np.uint8))
 
 
-def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_path):
+def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_path, capsys):
     photos = tmp_path / "some" / "photos"
     write_photos(photos)
     argv = ["--dataset", str(photos), "--vae_type", "conv3", "--image_size", "8", "--latent_dim", "2"]
@@ -174,7 +174,9 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     assert saved_config.config.dataset == data.name == "photos" and saved_config.image_shape == (8, 8, 3)
     assert saved_config.data_verified is None and saved_config.data_digest == data.digest
     assert workspace.run("make_pictures", *argv) == workspace.run("evaluate", *argv) == 0
-    reconstructions = read_picture(workspace.pictures / folder.name / "reconstructions.png")
+    path = workspace.pictures / folder.name / "reconstructions.png"
+    assert f"{path}  (left of the red line: test images; on the right: 9 rec" in capsys.readouterr().out
+    reconstructions = read_picture(path)
     assert read_metrics(folder)["model"]["data_verified"] is None
     # All but the row's end, which is under the red line. A pixel has 7 a side, so that the sheet has at least 500.
     originals = reconstructions[::7, :49:7].reshape(10, 8, 7, 3)
@@ -452,8 +454,18 @@ def test_pictures_are_the_same_bytes_each_time_and_the_draw_seed_decides_which_i
     assert by_script["plots_latent_space"].items() <= by_script["plots_latent_space_2d"].items()
 
 
-def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(three, capsys):
+def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(three, capsys, monkeypatch):
+    titles = []
+    latent_maps = figures.latent_maps
+
+    def draw(planes, *labels):
+        titles.append([plane.title for plane in planes])
+        return latent_maps(planes, *labels)
+
+    monkeypatch.setattr(figures, "latent_maps", draw)
     assert three.run("plots_latent_space", *DIGITS_20) == 0
+    # They may have been trained for different times.
+    assert [title.partition(", ")[2] for title in titles[1]] == ["2 latents, epoch 1", "20 latents, epoch 1"]
     folder = three.pictures / folder_of(three, DIGITS_20).name
     assert set(contents(folder)) == {"latent_space_pca.png", "latent_space_2_and_20.png"}
     both, alone = read_picture(folder / "latent_space_2_and_20.png"), read_picture(folder / "latent_space_pca.png")
