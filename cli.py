@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from vae.model import VAE
+    from vae.runs import SavedConfig
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
 
@@ -433,8 +434,9 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
             f"{describe_runs(args.checkpoints_dir)}\n"
             f"to train it: {command('train.py', config, args)}"
         )
-    data = load_data(args)
-    runs.check_data(folder, runs.read_config(folder), data.train_images.shape[1:], data.digest)
+    saved = runs.read_config(folder)
+    data = load_data(args, saved)
+    runs.check_data(folder, saved, data.train_images.shape[1:], data.digest)
     with tensorflow_messages_held_back():
         model = runs.restore(folder, config)
     if args.num_epochs not in (None, model.epoch):
@@ -442,11 +444,21 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / folder.resolve().name)
 
 
-def load_data(args: argparse.Namespace) -> Dataset:
-    """The data set that the flags name. Raises DataError if it cannot be loaded."""
+def load_data(args: argparse.Namespace, saved: SavedConfig | None = None) -> Dataset:
+    """The data set that the flags name. Raises DataError if it cannot be loaded.
+
+    saved: of the run that will use the data. What it was trained on needs no --allow_unverified again.
+    """
     import datasets
 
-    return datasets.load(args.dataset, args.data_dir, args.allow_unverified, args.config.image_size)
+    def load(allow_unverified: bool) -> Dataset:
+        return datasets.load(args.dataset, args.data_dir, allow_unverified, args.config.image_size)
+
+    if saved is not None and saved.data_verified is False and not args.allow_unverified:
+        data = load(allow_unverified=True)
+        if data.verified or data.digest == saved.data_digest:
+            return data
+    return load(args.allow_unverified)
 
 
 def describe_runs(checkpoints_dir: Path) -> str:

@@ -5,9 +5,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,8 @@ class Dataset:
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
     `verified` says whether every source file has its published digest. The user's own images have no published digest.
-    For them, `verified` is None, `digest` identifies the data, `path` is where they are, and `class_names` has the name
-    of each label.
+    For them, `verified` is None, `path` is where they are, and `class_names` has the name of each label. `digest`
+    identifies data that is not verified, so that a run recognises what it was trained on.
     """
 
     name: str
@@ -219,7 +219,15 @@ def cached(path: Path, decode: Callable[[], tuple[Dataset, Iterable[Source]]], a
     if dataset is None:
         dataset, sources = decode()
         _write_cache(path, dataset, sources)
+    if not dataset.verified:
+        dataset = replace(dataset, digest=f"sha256:{sha256_of_arrays(_arrays(dataset))}")
     return dataset
+
+
+def _arrays(dataset: Dataset) -> dict[str, Any]:
+    """The images and labels by name. Labels that the data set does not have are left out."""
+    names = ("train_images", "test_images", "train_labels", "test_labels")
+    return {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
 
 
 def _read_cache(path: Path, allow_unverified: bool) -> Dataset | None:
@@ -242,8 +250,6 @@ def _read_cache(path: Path, allow_unverified: bool) -> Dataset | None:
 
 def _write_cache(path: Path, dataset: Dataset, sources: Iterable[Source]) -> None:
     """Writes the cache, or prints why it cannot be written."""
-    names = ("train_images", "test_images", "train_labels", "test_labels")
-    arrays = {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
     unverified = [
         (str(source.path.relative_to(path.parent)), sha256_of(source.path)) for source in sources if not source.verified
     ]
@@ -251,7 +257,7 @@ def _write_cache(path: Path, dataset: Dataset, sources: Iterable[Source]) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:
             written = Path(scratch, path.name)
-            np.savez(written, unverified=np.array(unverified, np.str_), **arrays)
+            np.savez(written, unverified=np.array(unverified, np.str_), **_arrays(dataset))
             os.replace(written, path)
     except OSError as error:
         print(f"the decoded data was not cached: {error}", file=sys.stderr)

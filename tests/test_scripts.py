@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DIGITS, DIGITS_20, NO_FILES, ROOT, Workspace, contents, saved
+from data_files import idx
 from PIL import Image
 from scipy.io import savemat
 
@@ -368,6 +369,37 @@ def test_other_images_of_the_same_name_are_refused_until_the_model_is_replaced(w
     assert workspace.run("plots_latent_space", *argv) == 1
     assert f"{folder} was trained on other images" in capsys.readouterr().err
     assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+
+
+def test_unverified_data_needs_no_flag_again_while_it_is_what_the_run_was_trained_on(
+    workspace, pretended, small_data, tmp_path, capsys
+):
+    workspace.data_dir = tmp_path / "data"
+    shutil.copytree(small_data / "mnist", workspace.data_dir / "mnist")
+    options = ["--hidden_size", "8", "--latent_dim", "2"]
+    folder = workspace.train(*options, "--num_epochs", "1", "--allow_unverified")
+    commands = [("train", *options, "--restore", "--num_epochs", "2"), ("plots_latent_space", *options)]
+    for command in commands:
+        assert workspace.run(*command) == 0
+    digest = runs.read_config(folder).data_digest
+    assert digest == datasets.load("mnist", workspace.data_dir, allow_unverified=True).digest
+    edit_config(folder, f'"{digest}"', "null")
+    assert workspace.run(*commands[1]) == 1
+    edit_config(folder, '"data_digest": null', f'"data_digest": "{digest}"')
+    assert workspace.run(*commands[1]) == 0
+
+    labels = workspace.data_dir / "mnist" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(idx(np.full(100, 5, np.uint8)))
+    # This model with 20 latents is trained on the new data. Its twin with 2 latents was trained on the old.
+    of_new_data = ["--hidden_size", "8"]
+    assert workspace.run("train", *of_new_data, "--num_epochs", "1", "--allow_unverified") == 0
+    for command in (*commands, ("plots_latent_space", *of_new_data)):
+        capsys.readouterr()
+        assert workspace.run(*command) == 1
+        message = capsys.readouterr().err
+        assert "is not the published file" in message and "--allow_unverified" in message
+    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+    assert workspace.run(*commands[1], "--allow_unverified") == 0
 
 
 # ---- Evaluating ----------------------------------------------------------------------------------------------------
