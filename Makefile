@@ -5,6 +5,9 @@ EPOCHS_SCALE = 1
 ONLY =
 WORKERS = {"worker": ["127.0.0.1:4711", "127.0.0.1:4712"]}
 
+# With this variable, as with python -P, a script cannot import the modules that lie beside it.
+unexport PYTHONSAFEPATH
+
 .PHONY: help demo workers test faults style report benchmark clean
 
 help:  ## list what make can do
@@ -27,10 +30,12 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	$(BIN)/python make_pictures.py
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
-workers: .venv/installed  ## train conv3 on the digits with two workers on this machine; see docs/distributed.md
-	@start() { \
+# A run that is there already would not be trained again, so it is a new one each time, away from the user's.
+workers: .venv/installed  ## train conv3 on the digits with two workers on this machine, into a temporary folder; see docs/distributed.md
+	@folder=$$(mktemp -d) || exit 1; \
+	start() { \
 		export TF_CONFIG="{\"cluster\": $$CLUSTER, \"task\": {\"type\": \"worker\", \"index\": $$1}}"; \
-		exec $(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --restore True; \
+		exec $(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --checkpoints_dir "$$folder" --pictures_dir "$$folder"; \
 	}; \
 	CLUSTER='$(WORKERS)'; start 0 & zero=$$!; start 1 & one=$$!; \
 	trap 'kill $$zero $$one 2>/dev/null; wait' EXIT INT TERM; \

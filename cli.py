@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from vae.model import VAE
+    from vae.runs import SavedConfig
 
 # ---- Flags ---------------------------------------------------------------------------------------------------------
 
@@ -80,7 +81,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized argument {unknown[0]!r}{hint_at_flag(unknown[0], list(vars(parsed)))}")
+            # Not the names of the parsed values: a script may set a value for which it has no flag.
+            flags = list(self._option_string_actions)
+            self.error(f"unrecognized argument {unknown[0]!r}{hint_at_flag(unknown[0], flags)}")
         return parsed
 
 
@@ -231,19 +234,19 @@ def hint_at_path(path: str) -> str:
         return ""
 
 
-def did_you_mean(word: str, choices: Sequence[str]) -> str:
+def did_you_mean(word: str, choices: Sequence[str], prefix: str = "") -> str:
     similar = difflib.get_close_matches(word, choices, n=1)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    return f"; did you mean {prefix}{similar[0]}?" if similar else ""
 
 
-def hint_at_flag(argument: str, names: Sequence[str]) -> str:
-    """The end of the error for an unknown flag: the one that was probably meant, if any."""
+def hint_at_flag(argument: str, flags: Sequence[str]) -> str:
+    """The end of the error for an unknown flag: the one of the script's `flags` that was probably meant, if any."""
     name = argument.split("=")[0].lstrip("-")
     if name in ("gpu", "gpus", "device", "cuda"):
         return "; TensorFlow uses the GPUs that it finds"
-    if OTHER_NAMES.get(name) in names:
-        return f"; did you mean --{OTHER_NAMES[name]}?"
-    return did_you_mean(f"--{name}", [f"--{flag}" for flag in names])
+    names = [flag.removeprefix("--") for flag in flags]
+    meant = OTHER_NAMES.get(name)
+    return did_you_mean(meant if meant in names else name, names, prefix="--")
 
 
 def command(script_name: str, config: Config, args: argparse.Namespace) -> str:
@@ -427,8 +430,9 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
             f"{describe_runs(args.checkpoints_dir)}\n"
             f"to train it: {command('train.py', config, args)}"
         )
-    data = load_data(args)
-    runs.check_data(folder, runs.read_config(folder), data.train_images.shape[1:], data.digest)
+    saved = runs.read_config(folder)
+    data = load_data(args, saved)
+    runs.check_data(folder, saved, data.train_images.shape[1:], data.digest)
     with tensorflow_messages_held_back():
         model = runs.restore(folder, config)
     if args.num_epochs not in (None, model.epoch):
@@ -438,11 +442,21 @@ def open_trained_run(args: argparse.Namespace) -> TrainedRun:
     return TrainedRun(model, data, folder, pictures_folder=args.pictures_dir / name)
 
 
-def load_data(args: argparse.Namespace) -> Dataset:
-    """The data set that the flags name. Raises DataError if it cannot be loaded."""
+def load_data(args: argparse.Namespace, saved: SavedConfig | None = None) -> Dataset:
+    """The data set that the flags name. Raises DataError if it cannot be loaded.
+
+    saved: of the run that will use the data. What it was trained on needs no --allow_unverified again.
+    """
     import datasets
 
-    return datasets.load(args.dataset, args.data_dir, args.allow_unverified, args.config.image_size)
+    def load(allow_unverified: bool) -> Dataset:
+        return datasets.load(args.dataset, args.data_dir, allow_unverified, args.config.image_size)
+
+    if saved is not None and saved.data_verified is False and not args.allow_unverified:
+        data = load(allow_unverified=True)
+        if data.verified or data.digest == saved.data_digest:
+            return data
+    return load(args.allow_unverified)
 
 
 def describe_runs(checkpoints_dir: Path) -> str:
@@ -491,8 +505,8 @@ def describe_run(run_folder: Path) -> str:
 MISSING_CHARACTER = "Glyph .* missing from font|Matplotlib currently does not support .* natively"
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Saves a Matplotlib Figure as PNG, and prints the path.
+def save_picture(figure: Figure, path: Path, caption: str = "") -> None:
+    """Saves a Matplotlib Figure as PNG, and prints the path, and beside it the caption, if there is one.
 
     If the font lacks characters, a line on standard error says so. Only the names of classes can have such characters.
     """
@@ -501,7 +515,7 @@ def save_picture(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=MISSING_CHARACTER)
         files.save_figure(figure, path)
-    print(path)
+    print(f"{path}  ({caption})" if caption else path)
     others = [warning for warning in caught if not re.match(MISSING_CHARACTER, str(warning.message))]
     if len(others) < len(caught):
         print("the figure's font lacks some characters of the class names", file=sys.stderr)

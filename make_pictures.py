@@ -62,11 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     originals = test_images[chosen[:NUM_RECONSTRUCTED], None] / np.float32(255)
     z = mean[:NUM_RECONSTRUCTED, None] + std[:NUM_RECONSTRUCTED, None] * noise[:NUM_RECONSTRUCTED, :NUM_RECONSTRUCTIONS]
     reconstructions = np.concatenate([originals, model.images(z)], axis=1)
-    cli.save_picture(figures.image_grid(reconstructions, line_after=1), folder / "reconstructions.png")
+    cli.save_picture(
+        figures.image_grid(reconstructions, line_after=1),
+        folder / "reconstructions.png",
+        caption=f"left of the red line: test images; on the right: {NUM_RECONSTRUCTIONS} reconstructions of each",
+    )
 
     # Figure 6b: a row of test images over a row of reconstructions
     pairs = reconstructions[:NUM_PAIRS, :2].swapaxes(0, 1)
-    cli.save_picture(figures.image_grid(pairs), folder / "reconstruction_pairs.png")
+    cli.save_picture(
+        figures.image_grid(pairs),
+        folder / "reconstruction_pairs.png",
+        caption="upper row: test images; lower row: a reconstruction of each",
+    )
 
     # Figure 1c: from one posterior mean, z2, to another, z1
     z1 = mean[NUM_RECONSTRUCTED : NUM_RECONSTRUCTED + NUM_INTERPOLATIONS]

@@ -39,11 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     twin_folder = args.checkpoints_dir / twin_config.run_name
     if runs.saved_epoch(twin_folder) == 0:
         return
-    # The twin may have been trained on other images of the user that were called the same.
-    runs.check_data(twin_folder, runs.read_config(twin_folder), data.train_images.shape[1:], data.digest)
+    # The twin may have been trained on other images of the user that were called the same, or on other unverified data.
+    twin_saved = runs.read_config(twin_folder)
+    runs.check_data(twin_folder, twin_saved, data.train_images.shape[1:], data.digest)
+    if data.verified is False:
+        cli.load_data(args, twin_saved)
     twin = runs.restore(twin_folder, twin_config)
     twin_plane = latent.project_to_plane(evaluation.posterior_means(twin, data.test_images))
-    planes = {latent_dim: plane, twin_dim: twin_plane}
+    # The two may have been trained for different times.
+    planes = {
+        latent_dim: plane._replace(title=f"{plane.title}, epoch {trained.model.epoch}"),
+        twin_dim: twin_plane._replace(title=f"{twin_plane.title}, epoch {twin.epoch}"),
+    }
     picture = figures.latent_maps([planes[number] for number in COMPARED], data.test_labels, data.class_names)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 

@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epoch = runs.saved_epoch(run.folder)
         if is_chief and epoch > 0 and not args.restore and not args.overwrite:
             raise runs.RunError(describe_trained_model(args, run.folder, epoch))
-        data = cli.load_data(args)
+        saved = runs.read_config(run.folder) if epoch > 0 and args.restore else None
+        data = cli.load_data(args, saved)
         with cli.tensorflow_messages_held_back():
             from vae import session
         picture = args.pictures_dir / config.run_name / "learning_curves.png"

@@ -5,9 +5,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,8 @@ class Dataset:
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
     `verified` says whether every source file has its published digest. The user's own images have no published digest.
-    For them, `verified` is None, `digest` identifies the data, `path` is where they are, and `class_names` has the name
-    of each label.
+    For them, `verified` is None, `path` is where they are, and `class_names` has the name of each label. `digest`
+    identifies data that is not verified, so that a run recognises what it was trained on.
     """
 
     name: str
@@ -82,19 +82,25 @@ def sha256_of(path: Path) -> str:
 class RemoteFile(NamedTuple):
     """A published file.
 
-    urls: the addresses of the file, in the order in which they are tried.
+    mirrors: the addresses of the folders that have the file, in the order in which they are tried.
     sha256: the published digest.
+    size: the size of the download, for messages.
     unpacked_sha256: for a .gz file, the sha256 of the file in it, which is accepted as well. Empty for any other file.
     digest: computes the digest of a file on disk, which is compared with `sha256`.
     digest_name: what messages call this digest.
     """
 
     name: str
-    urls: tuple[str, ...]
+    mirrors: tuple[str, ...]
     sha256: str
+    size: str = "unknown size"
     unpacked_sha256: str = ""
     digest: Callable[[Path], str] = sha256_of
     digest_name: str = "its sha256"
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"{mirror}{self.name}" for mirror in self.mirrors]
 
     @property
     def unpacked_name(self) -> str:
@@ -142,9 +148,9 @@ def _download(file: RemoteFile, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
-    failures = []
+    reasons = []
     for url in file.urls:
-        print(f"downloading {url}", file=sys.stderr)
+        print(f"downloading {file.name} ({file.size}) from {url}", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
             path = Path(scratch, file.name)
             try:
@@ -153,11 +159,15 @@ def _download(file: RemoteFile, folder: Path) -> Path:
                     raise DataError(f"the server sent another file: {file.digest_name} is not the published one")
             except (OSError, ValueError) as error:
                 # The errors of requests are OSErrors, except that a malformed redirect raises a ValueError.
-                failures.append(f"\n  {url}: {_first_cause(error)}")
-                continue
-            # The file gets its final name only now.
-            return path.replace(folder / file.name)
-    raise DownloadError(f"cannot get {file.name}:{''.join(failures)}")
+                reasons.append(str(_first_cause(error)))
+            else:
+                # The file gets its final name only now.
+                return path.replace(folder / file.name)
+        # Here the error is gone, and with it the progress bar, which has ended its line.
+        outlook = "" if url == file.urls[-1] else "; trying the next one"
+        print(f"{url} failed: {reasons[-1]}{outlook}", file=sys.stderr)
+    # Without network, the reason is the same for all addresses.
+    raise DownloadError(f"cannot get {file.name} ({'; '.join(dict.fromkeys(reasons))})")
 
 
 def _first_cause(error: BaseException) -> BaseException:
@@ -167,13 +177,18 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def how_to_provide(files: Iterable[RemoteFile], folder: Path, which: str = "these files") -> str:
-    """The end of an error message, which says what to put into `folder` if `files` cannot be downloaded."""
-    listed = "".join(f"\n  {file.name}: {file.digest_name} is {file.sha256}" for file in files)
-    return (
-        f"to provide the data yourself, put {which} into {folder.resolve()}:{listed}\n"
-        "other files of these names, except pickles, are accepted with --allow_unverified\n"
-        f"if you have the data elsewhere, in <folder>/{folder.name}, give it with --data_dir <folder>"
+def missing(files: Sequence[RemoteFile], folder: Path, reason: str, conjunction: str = "and") -> DownloadError:
+    """The error if `files` are not in `folder` and cannot be downloaded, which gives the reason last.
+
+    conjunction: "and" if all of them are needed, "or" if one is enough.
+    """
+    separator = f" {conjunction} "
+    names = separator.join(file.name for file in files)
+    addresses = separator.join(url for file in files for url in file.urls[:1])
+    return DownloadError(
+        f"put {names} into {folder.resolve()}, or give --data_dir <folder> if <folder>/{folder.name} has the data\n"
+        f"it is published at {addresses}\n"
+        f"it was not downloaded: {reason}"
     )
 
 
@@ -204,7 +219,15 @@ def cached(path: Path, decode: Callable[[], tuple[Dataset, Iterable[Source]]], a
     if dataset is None:
         dataset, sources = decode()
         _write_cache(path, dataset, sources)
+    if not dataset.verified:
+        dataset = replace(dataset, digest=f"sha256:{sha256_of_arrays(_arrays(dataset))}")
     return dataset
+
+
+def _arrays(dataset: Dataset) -> dict[str, Any]:
+    """The images and labels by name. Labels that the data set does not have are left out."""
+    names = ("train_images", "test_images", "train_labels", "test_labels")
+    return {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
 
 
 def _read_cache(path: Path, allow_unverified: bool) -> Dataset | None:
@@ -227,8 +250,6 @@ def _read_cache(path: Path, allow_unverified: bool) -> Dataset | None:
 
 def _write_cache(path: Path, dataset: Dataset, sources: Iterable[Source]) -> None:
     """Writes the cache, or prints why it cannot be written."""
-    names = ("train_images", "test_images", "train_labels", "test_labels")
-    arrays = {name: getattr(dataset, name) for name in names if getattr(dataset, name) is not None}
     unverified = [
         (str(source.path.relative_to(path.parent)), sha256_of(source.path)) for source in sources if not source.verified
     ]
@@ -236,7 +257,7 @@ def _write_cache(path: Path, dataset: Dataset, sources: Iterable[Source]) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cache-", dir=path.parent) as scratch:
             written = Path(scratch, path.name)
-            np.savez(written, unverified=np.array(unverified, np.str_), **arrays)
+            np.savez(written, unverified=np.array(unverified, np.str_), **_arrays(dataset))
             os.replace(written, path)
     except OSError as error:
         print(f"the decoded data was not cached: {error}", file=sys.stderr)

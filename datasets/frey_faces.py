@@ -20,7 +20,7 @@ from datasets.base import (
     Source,
     cached,
     fetch,
-    how_to_provide,
+    missing,
     read_mat_file,
     split,
 )
@@ -60,8 +60,7 @@ def _fetch(folder: Path, allow_unverified: bool) -> Source:
     try:
         return fetch(PKL, folder, allow_unverified=True)
     except DownloadError as error:
-        advice = how_to_provide((MAT, PKL), folder, which="one of these files")
-        raise DownloadError(f"{failure}\n{error}\n{advice}") from None
+        raise missing((MAT, PKL), folder, f"{failure}; {error}", conjunction="or") from None
 
 
 def read_mat(path: Path) -> np.ndarray:
@@ -102,17 +101,16 @@ def sha256_of_frames(path: Path) -> str:
 
 MAT = RemoteFile(
     "frey_rawface.mat",
-    (
-        "https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
-        "https://cs.nyu.edu/home/people/in_memoriam/roweis/data/frey_rawface.mat",
-    ),
+    ("https://cs.nyu.edu/~roweis/data/", "https://cs.nyu.edu/home/people/in_memoriam/roweis/data/"),
     sha256="2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78",
+    size="1.1 MB",
     # No digest of the file itself is published.
     digest=sha256_of_frames,
     digest_name="the sha256 of its frames",
 )
 PKL = RemoteFile(
     "freyfaces.pkl",
-    ("https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/freyfaces.pkl",),
+    ("https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/",),
     sha256="3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a",
+    size="3.6 MB",
 )

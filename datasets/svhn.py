@@ -15,21 +15,23 @@ from datasets.base import (
     Source,
     cached,
     fetch,
-    how_to_provide,
+    missing,
     read_mat_file,
 )
 
 MIRRORS = ("http://ufldl.stanford.edu/housenumbers/", "https://ufldl.stanford.edu/housenumbers/")
-
-
-def _mat(name: str, sha256: str) -> RemoteFile:
-    """The description of the published file with this name."""
-    urls = tuple(f"{mirror}{name}" for mirror in MIRRORS)
-    return RemoteFile(name, urls, sha256=sha256)
-
-
-TRAIN = _mat("train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8")
-TEST = _mat("test_32x32.mat", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b")
+TRAIN = RemoteFile(
+    "train_32x32.mat",
+    MIRRORS,
+    sha256="435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+    size="182 MB",
+)
+TEST = RemoteFile(
+    "test_32x32.mat",
+    MIRRORS,
+    sha256="cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+    size="64 MB",
+)
 
 
 def load(data_dir: Path, allow_unverified: bool) -> Dataset:
@@ -43,7 +45,7 @@ def _decode(folder: Path, allow_unverified: bool) -> tuple[Dataset, list[Source]
     try:
         sources = [fetch(file, folder, allow_unverified) for file in (TRAIN, TEST)]
     except DownloadError as error:
-        raise DownloadError(f"{error}\n{how_to_provide((TRAIN, TEST), folder)}") from None
+        raise missing((TRAIN, TEST), folder, str(error)) from None
     train_images, train_labels = read_mat(sources[0].path)
     test_images, test_labels = read_mat(sources[1].path)
     dataset = Dataset(

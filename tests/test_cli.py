@@ -126,6 +126,8 @@ def test_a_hint_is_a_flag_that_the_script_has(capsys):
     for name, flag in cli.OTHER_NAMES.items():
         assert flag in flags_of("train", capsys)
         assert f"did you mean --{flag}?" in refused(capsys, f"--{name}", "1")
+    for name in ("z_dim", "latent_dim"):
+        assert "did you mean" not in refused(capsys, f"--{name}", "2", script="plots_latent_space_2d")
 
 
 def test_a_hidden_size_without_effect_is_reported(capsys):

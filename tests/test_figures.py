@@ -32,17 +32,27 @@ def make_planes(points):
 def test_image_grid_shows_each_pixel_at_its_place(channels):
     images = np.random.default_rng(0).random((2, 3, 4, 5, channels))
     drawn = draw(figures.image_grid(images))
-    assert drawn.shape == (2 * 4 * 2, 3 * 5 * 2, 3)
+    # 34 is the smallest factor that makes 3 * 5 pixels at least 500.
+    assert drawn.shape == (2 * 4 * 34, 3 * 5 * 34, 3)
     for row, column, y, x in np.ndindex(2, 3, 4, 5):
-        top = (row * 4 + y) * 2
-        left = (column * 5 + x) * 2
-        drawn_pixel = drawn[top : top + 2, left : left + 2]
+        top = (row * 4 + y) * 34
+        left = (column * 5 + x) * 34
+        drawn_pixel = drawn[top : top + 34, left : left + 34]
         expected = np.broadcast_to(images[row, column, y, x] * 255, drawn_pixel.shape)
         np.testing.assert_allclose(drawn_pixel, expected, atol=1.01)
 
 
+@pytest.mark.parametrize(
+    ("columns", "height", "width", "zoom"),
+    [(10, 28, 28, 2), (20, 28, 28, 2), (10, 32, 32, 2), (10, 28, 20, 3), (10, 8, 8, 7), (4, 5000, 40, 2)],
+)
+def test_sheets_are_enlarged_by_2_or_until_they_are_500_pixels_wide(columns, height, width, zoom):
+    figure = figures.image_grid(np.zeros((1, columns, height, width, 1)))
+    np.testing.assert_allclose(figure.get_size_inches() * figures.DPI, [columns * width * zoom, height * zoom])
+
+
 def test_image_grid_draws_a_red_line_after_the_originals():
-    drawn = draw(figures.image_grid(np.zeros((2, 3, 10, 10, 1)), line_after=1))
+    drawn = draw(figures.image_grid(np.zeros((2, 30, 10, 10, 1)), line_after=1))
     is_red = (drawn == [255, 0, 0]).all(-1)
     assert is_red[:, 20].all()
     assert not is_red[:, :17].any()
@@ -217,7 +227,7 @@ def test_two_latents_are_drawn_in_their_own_plane():
     means = np.random.default_rng(0).normal(size=(10, 2))
     plane = latent.project_to_plane(means)
     np.testing.assert_array_equal(plane.points, means)
-    assert plane[1:] == ("Means of q(z|x), 2 latents", "z1", "z2")
+    assert plane[1:] == ("Means of q(z|x), 2 latents", "z[0]", "z[1]")
 
 
 @pytest.mark.parametrize(("class_name", "is_lacking"), [("猫", True), ("Löwe", False)])

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import math
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DIGITS, DIGITS_20, NO_FILES, ROOT, Workspace, contents, saved
+from data_files import idx
 from PIL import Image
 from scipy.io import savemat
 
@@ -93,6 +95,14 @@ def read_picture(path):
         return np.asarray(image.convert("RGB"))
 
 
+def size_of_grid(name, height, width):
+    """The height and the width of a picture of GRIDS with images of this size."""
+    rows, columns = GRIDS[name]
+    zoom = max(2, math.ceil(500 / (columns * width)))
+    scale = min(zoom, figures.MAX_SIDE / max(rows * height, columns * width))
+    return round(rows * height * scale), round(columns * width * scale)
+
+
 def read_metrics(folder):
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
@@ -132,8 +142,7 @@ def test_every_combination_trains_and_every_script_draws_it(dataset, vae_type, w
                 picture = read_picture(path)
                 assert name in DECODED_ONLY or np.ptp(picture) > 0
                 if name in GRIDS:
-                    rows, columns = GRIDS[name]
-                    assert picture.shape[:2] == (rows * height * 2, columns * width * 2)
+                    assert picture.shape[:2] == size_of_grid(name, height, width)
 
 
 # ---- The user's own images -----------------------------------------------------------------------------------------
@@ -155,7 +164,7 @@ def write_photos(folder):
         write_pictures(folder / f"class {number % 2}" / str(number), rng.integers(0, 256, (1, *shape), dtype=np.uint8))
 
 
-def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_path):
+def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_path, capsys):
     photos = tmp_path / "some" / "photos"
     write_photos(photos)
     argv = ["--dataset", str(photos), "--vae_type", "conv3", "--image_size", "8", "--latent_dim", "2"]
@@ -166,10 +175,12 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     assert saved_config.config.dataset == data.name == "photos" and saved_config.image_shape == (8, 8, 3)
     assert saved_config.data_verified is None and saved_config.data_digest == data.digest
     assert workspace.run("make_pictures", *argv) == workspace.run("evaluate", *argv) == 0
-    reconstructions = read_picture(workspace.pictures / folder.name / "reconstructions.png")
+    path = workspace.pictures / folder.name / "reconstructions.png"
+    assert f"{path}  (left of the red line: test images; on the right: 9 rec" in capsys.readouterr().out
+    reconstructions = read_picture(path)
     assert read_metrics(folder)["model"]["data_verified"] is None
-    # All but the row's end, which is under the red line.
-    originals = reconstructions[::2, :14:2].reshape(10, 8, 7, 3)
+    # All but the row's end, which is under the red line. A pixel has 7 a side, so that the sheet has at least 500.
+    originals = reconstructions[::7, :49:7].reshape(10, 8, 7, 3)
     test_images = {image[:, :7].tobytes() for image in data.test_images}
     assert {image.tobytes() for image in originals} <= test_images
 
@@ -198,9 +209,8 @@ def test_images_of_any_size_are_trained_on_evaluated_and_drawn(shape, vae_type, 
         argv += ["--hidden_size", "16"]
     workspace.train(*argv, "--num_epochs", "1")
     pictures = draw_all(workspace, *argv)
-    for name, (rows, columns) in GRIDS.items():
-        scale = min(2, figures.MAX_SIDE / max(rows * shape[0], columns * shape[1]))
-        assert pictures[name].shape[:2] == (round(rows * shape[0] * scale), round(columns * shape[1] * scale))
+    for name in GRIDS:
+        assert pictures[name].shape[:2] == size_of_grid(name, *shape[:2])
 
 
 @pytest.mark.slow
@@ -361,6 +371,37 @@ def test_other_images_of_the_same_name_are_refused_until_the_model_is_replaced(w
     assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
 
 
+def test_unverified_data_needs_no_flag_again_while_it_is_what_the_run_was_trained_on(
+    workspace, pretended, small_data, tmp_path, capsys
+):
+    workspace.data_dir = tmp_path / "data"
+    shutil.copytree(small_data / "mnist", workspace.data_dir / "mnist")
+    options = ["--hidden_size", "8", "--latent_dim", "2"]
+    folder = workspace.train(*options, "--num_epochs", "1", "--allow_unverified")
+    commands = [("train", *options, "--restore", "--num_epochs", "2"), ("plots_latent_space", *options)]
+    for command in commands:
+        assert workspace.run(*command) == 0
+    digest = runs.read_config(folder).data_digest
+    assert digest == datasets.load("mnist", workspace.data_dir, allow_unverified=True).digest
+    edit_config(folder, f'"{digest}"', "null")
+    assert workspace.run(*commands[1]) == 1
+    edit_config(folder, '"data_digest": null', f'"data_digest": "{digest}"')
+    assert workspace.run(*commands[1]) == 0
+
+    labels = workspace.data_dir / "mnist" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(idx(np.full(100, 5, np.uint8)))
+    # This model with 20 latents is trained on the new data. Its twin with 2 latents was trained on the old.
+    of_new_data = ["--hidden_size", "8"]
+    assert workspace.run("train", *of_new_data, "--num_epochs", "1", "--allow_unverified") == 0
+    for command in (*commands, ("plots_latent_space", *of_new_data)):
+        capsys.readouterr()
+        assert workspace.run(*command) == 1
+        message = capsys.readouterr().err
+        assert "is not the published file" in message and "--allow_unverified" in message
+    assert not list(workspace.pictures.rglob("latent_space_2_and_20.png"))
+    assert workspace.run(*commands[1], "--allow_unverified") == 0
+
+
 # ---- Evaluating ----------------------------------------------------------------------------------------------------
 
 
@@ -445,8 +486,18 @@ def test_pictures_are_the_same_bytes_each_time_and_the_draw_seed_decides_which_i
     assert by_script["plots_latent_space"].items() <= by_script["plots_latent_space_2d"].items()
 
 
-def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(three, capsys):
+def test_latent_spaces_of_2_and_20_are_drawn_side_by_side_if_both_exist(three, capsys, monkeypatch):
+    titles = []
+    latent_maps = figures.latent_maps
+
+    def draw(planes, *labels):
+        titles.append([plane.title for plane in planes])
+        return latent_maps(planes, *labels)
+
+    monkeypatch.setattr(figures, "latent_maps", draw)
     assert three.run("plots_latent_space", *DIGITS_20) == 0
+    # They may have been trained for different times.
+    assert [title.partition(", ")[2] for title in titles[1]] == ["2 latents, epoch 1", "20 latents, epoch 1"]
     folder = three.pictures / folder_of(three, DIGITS_20).name
     assert set(contents(folder)) == {"latent_space_pca.png", "latent_space_2_and_20.png"}
     both, alone = read_picture(folder / "latent_space_2_and_20.png"), read_picture(folder / "latent_space_pca.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 DPI = 100
 NUM_CLASSES = 10
 
-# Each image pixel is a square of this many screen pixels a side.
-ZOOM = 2
+# Each image pixel is a square of at least MIN_ZOOM screen pixels a side, and of more if the sheet of images would
+# otherwise have fewer than MIN_WIDTH screen pixels from left to right: ten images of 8x8 would be a stamp.
+MIN_ZOOM = 2
+MIN_WIDTH = 500
 
 # A figure has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
 MAX_SIDE = 10000
@@ -58,7 +61,8 @@ def image_grid(images: np.ndarray, line_after: int | None = None) -> Figure:
     """Draws pictures edge to edge, without axes (figures 1a to 1c and 5 to 8).
 
     images: [rows, columns, h, w, c] in [0, 1], where c is 1 or 3. line_after: the number of columns before a red line.
-    Each image pixel has ZOOM screen pixels a side; fewer, if the sheet would have more than MAX_SIDE pixels a side.
+    Each image pixel has a whole number of screen pixels a side (see MIN_ZOOM), unless the sheet would then have more
+    than MAX_SIDE a side.
     """
     rows, columns, height, width, channels = images.shape
     # [rows, columns, h, w, c] -> [rows, h, columns, w, c] -> one sheet [rows h, columns w, c], in bytes and in colour
@@ -66,7 +70,8 @@ def image_grid(images: np.ndarray, line_after: int | None = None) -> Figure:
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     sheet = np.rint(sheet * 255).astype(np.uint8)
 
-    scale = min(ZOOM, MAX_SIDE / max(columns * width, rows * height))
+    zoom = max(MIN_ZOOM, math.ceil(MIN_WIDTH / (columns * width)))
+    scale = min(zoom, MAX_SIDE / max(columns * width, rows * height))
     size_in_inches = (columns * width * scale / DPI, rows * height * scale / DPI)
     figure = Figure(figsize=size_in_inches, dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))

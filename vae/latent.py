@@ -52,10 +52,10 @@ class LatentPlane(NamedTuple):
 def project_to_plane(means: np.ndarray) -> LatentPlane:
     """Means [n, L >= 2] in the plane of `map_axes` (figures 2 and 3)."""
     latent_dim = means.shape[1]
-    points = map_axes(means).points
+    axes = map_axes(means)
     if latent_dim == 2:
-        return LatentPlane(points, "Means of q(z|x), 2 latents", "z1", "z2")
-    return LatentPlane(points, f"PCA of the means of q(z|x), {latent_dim} latents", "component 1", "component 2")
+        return LatentPlane(axes.points, "Means of q(z|x), 2 latents", *axes.labels)
+    return LatentPlane(axes.points, f"PCA of the means of q(z|x), {latent_dim} latents", "component 1", "component 2")
 
 
 def singular_values(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,8 @@ class SavedConfig:
     data_verified: whether every data file had its published sha256, in every session that trained the model. None for
     the user's own images.
     versions: of Python and the LIBRARIES, at the last save.
-    data_digest: the digest of the user's own images. None for the other data sets.
+    data_digest: the digest of the user's own images, or of a data set that was not verified in the last session. None
+    for verified data.
     data_path: where the user's own images were. None for the other data sets.
     """
 
@@ -232,7 +233,9 @@ def check_data(folder: Path, saved: SavedConfig, image_shape: tuple[int, ...], d
 
     A run is named after the images' folder, and two folders can have the same name.
     """
-    if saved.data_digest != data_digest:
+    # A built-in data set that is not verified is loaded only if the user allows it, or if it has the run's digest.
+    is_own = saved.data_verified is None
+    if is_own and saved.data_digest != data_digest:
         raise RunError(
             f"{folder} was trained on other images with the same name, {saved.config.dataset}\n"
             f"digest of the images it was trained on: {saved.data_digest}\n"

@@ -201,8 +201,8 @@ def test_a_download_killed_at_every_change_is_whole_or_done_again(tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/file"
-        file = base.RemoteFile("file", (url,), hashlib.sha256(content).hexdigest())
+        mirror = f"http://127.0.0.1:{server.server_port}/"
+        file = base.RemoteFile("file", (mirror,), hashlib.sha256(content).hexdigest())
 
         def load():
             assert base.fetch(file, folder).path.read_bytes() == content
