@@ -207,9 +207,11 @@ def read_flags_from_run(parser: Parser, args: argparse.Namespace) -> None:
 
     for name in FIELDS:
         if getattr(args, name) != parser.get_default(name):
-            parser.error(f"argument --{name}: is not needed with the folder of a run, which has it")
+            parser.error(f"argument --{name}: cannot be given together with a run's folder, which sets it")
     if not args.run.is_dir():
         parser.error(f"argument run: there is no folder {str(args.run)!r}{hint_at_path(str(args.run))}")
+    if runs.saved_epoch(args.run) == 0:
+        raise runs.RunError(f"no trained model in {args.run}\n{describe_runs(args.checkpoints_dir)}")
     saved = runs.read_config(args.run)
     args.config = saved.config
     args.dataset = saved.data_path or saved.config.dataset

@@ -60,6 +60,11 @@ def is_path(dataset: str) -> bool:
     return os.sep in dataset or dataset.endswith(".npz")
 
 
+def name_of_path(path: str | os.PathLike) -> str:
+    """The folder's name, or the file's without .npz."""
+    return os.path.basename(os.path.abspath(path)).removesuffix(".npz")
+
+
 def dataset_name(dataset: str) -> str:
     """The name of the data set that a value of --dataset stands for. Runs are named after it.
 
@@ -73,7 +78,7 @@ def dataset_name(dataset: str) -> str:
                 f"got {dataset!r}"
             )
         return dataset
-    name = os.path.basename(os.path.abspath(dataset)).removesuffix(".npz")
+    name = name_of_path(dataset)
     if name in DATASETS:
         raise UsageError(
             f"dataset: {dataset!r} has the name of the built-in data set {name}: rename the folder or file"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from config import is_path
 from datasets import cifar10, digits, frey_faces, mnist, own, svhn
 from datasets.base import DataError, Dataset
 
@@ -42,8 +43,6 @@ def load(
         if image_size is not None:
             raise ValueError(f"image_size is for your own images only; {name} has a size of its own")
         return LOADERS[str(name)](Path(data_dir), allow_unverified)
-    path = Path(name)
-    is_word = os.sep not in str(name) and path.suffix != ".npz"
-    if is_word and not path.exists():
+    if not is_path(str(name)) and not os.path.exists(name):
         raise DataError(f"takes {', '.join(LOADERS)}, or the path of your own images, got {str(name)!r}")
-    return own.load(path, image_size)
+    return own.load(Path(name), image_size)

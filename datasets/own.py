@@ -30,7 +30,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from config import MIN_IMAGE_SIZE
+from config import MIN_IMAGE_SIZE, name_of_path
 from datasets.base import DataError, Dataset, sha256_of_arrays, split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -66,15 +66,10 @@ def load(path: Path, image_size: int | None = None) -> Dataset:
     if path.suffix == ".npz" and not path.is_dir():
         return load_npz(path, image_size)
     if not path.is_dir():
-        raise DataError(f"{path} is neither a folder nor an .npz file")
+        raise DataError(f"there is no folder or .npz file at {path}")
     if any((path / name).exists() for name in ("train_images.npy", "test_images.npy")):
         return load_mapped(path, image_size)
     return load_pictures(path, image_size)
-
-
-def _name_of(path: Path) -> str:
-    """The name of the data set at a path."""
-    return os.path.basename(os.path.abspath(path)).removesuffix(".npz")
 
 
 def _split(path: Path, num_images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +87,9 @@ class Labels(NamedTuple):
     class_names: tuple[str, ...] | None = None
 
 
-def _number_classes(path: Path, train_classes: Sequence | None, test_classes: Sequence | None) -> Labels:
+def _number_classes(
+    path: Path, train_classes: Sequence | np.ndarray | None, test_classes: Sequence | np.ndarray | None
+) -> Labels:
     """The labels of images whose classes are names or numbers. Raises DataError if only one part has classes."""
     if train_classes is None and test_classes is None:
         return Labels()
@@ -122,7 +119,7 @@ def _make_dataset(
             f"at least {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} are needed"
         )
     return Dataset(
-        _name_of(path),
+        name_of_path(path),
         train_images=train_images,
         test_images=test_images,
         verified=None,
@@ -254,9 +251,12 @@ def load_pictures(folder: Path, image_size: int | None) -> Dataset:
     return _make_dataset(folder, images[: len(train)], images[len(train) :], labels, digest)
 
 
-def _classes_of(pictures: Sequence[PictureFile]) -> list[str] | None:
-    """The class of each picture, or None without class folders."""
-    return [file.class_name for file in pictures if file.class_name is not None] or None
+def _classes_of(pictures: Sequence[PictureFile]) -> list | None:
+    """The class of each picture; None without class folders."""
+    # Either all pictures are in class folders, or none: see find_pictures.
+    if pictures[0].class_name is None:
+        return None
+    return [file.class_name for file in pictures]
 
 
 def read_pictures(folder: Path, paths: Sequence[Path], image_size: int | None) -> tuple[np.ndarray, str]:
@@ -373,7 +373,7 @@ def _convert_16_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
 def scale(image: Image.Image, size: int) -> Image.Image:
     """The middle size x size of a picture, scaled until its shorter side is `size`.
 
-    Not Pillow's ImageOps.fit: it cuts out the middle first, at fractions of a pixel, so its pixels are others.
+    Not Pillow's ImageOps.fit: it cuts out the middle first, at fractions of a pixel, so its pixels differ.
     """
     shorter = min(image.size)
     width, height = (round(side * size / shorter) for side in image.size)
@@ -463,7 +463,7 @@ def _map(path: Path) -> np.ndarray:
         # NumPy raises errors of many kinds when it reads a damaged file.
         raise DataError(f"{path} cannot be read as an .npy file: {error}") from None
     if not array.flags.c_contiguous:
-        raise DataError(f"{path} is in Fortran order, so its images are not in one piece: save it in C order")
+        raise DataError(f"{path} is in Fortran order: save it in C order, so that each image is in one piece")
     return array
 
 
@@ -488,13 +488,12 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _dataset_of(path: Path, arrays: dict[str, np.ndarray], digest: str) -> Dataset:
     """The Dataset of the arrays of SPLIT_NAMES."""
-    train_classes, test_classes = (
-        arrays[name].tolist() if name in arrays else None for name in ("train_labels", "test_labels")
-    )
-    # Images [n, h, w] get an axis of channels. Mapped images are not copied.
-    train_images, test_images = (
-        np.ascontiguousarray(arrays[name]).reshape(*arrays[name].shape[:3], -1)
-        for name in ("train_images", "test_images")
-    )
-    labels = _number_classes(path, train_classes, test_classes)
+    labels = _number_classes(path, arrays.get("train_labels"), arrays.get("test_labels"))
+    train_images = _with_channels(arrays["train_images"])
+    test_images = _with_channels(arrays["test_images"])
     return _make_dataset(path, train_images, test_images, labels, digest)
+
+
+def _with_channels(images: np.ndarray) -> np.ndarray:
+    """Images [n, h, w] or [n, h, w, c] as [n, h, w, c]. Mapped images are not copied."""
+    return np.ascontiguousarray(images).reshape(*images.shape[:3], -1)

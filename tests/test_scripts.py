@@ -300,7 +300,7 @@ def test_the_folder_of_a_run_takes_the_place_of_its_flags(trained, capsys):
     assert (trained.pictures / "renamed" / "singular_values.png").read_bytes() == expected
 
     assert trained.run("plot_singular_values", str(renamed), "--latent_dim", "2") == 2
-    assert "argument --latent_dim: is not needed" in capsys.readouterr().err
+    assert "argument --latent_dim: cannot be given together" in capsys.readouterr().err
     assert trained.run("plot_singular_values", str(folder)) == 2
     assert f"there is no folder {str(folder)!r}" in capsys.readouterr().err
 
