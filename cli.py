@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from config import CHOICES, DATASETS, Config, UsageError, dataset_name, is_path
-from vae.messages import report
 
 # At run time these imports would load large libraries, which --help and error messages do not need.
 if TYPE_CHECKING:
@@ -294,7 +293,7 @@ def script(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., 
             if is_program:
                 # Python is about to exit, and a further Ctrl-C would print a traceback.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            report("\nstopped")
+            complain("\nstopped")
             # signals.py gives the signal's number. Python's own KeyboardInterrupt has no argument.
             number = interrupt.args[0] if interrupt.args else signal.SIGINT
             return 128 + number
@@ -345,7 +344,14 @@ def describe_error(error: Exception) -> str | None:
 
 def print_error(message: str) -> None:
     """Prints an error the way argparse does."""
-    report(f"{Path(sys.argv[0]).name}: error: {message}")
+    complain(f"{Path(sys.argv[0]).name}: error: {message}")
+
+
+def complain(text: str) -> None:
+    """Prints on standard error, if that is possible."""
+    # As vae.messages.report, which is not imported here: a Ctrl-C during that import would print a traceback.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 # ---- Standard output and standard error ----------------------------------------------------------------------------
@@ -375,7 +381,7 @@ def flush_standard_output() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
-            report(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}")
+            complain(f"{Path(sys.argv[0]).name}: some output is lost: {error.strerror}")
 
 
 # ---- TensorFlow's start-up -----------------------------------------------------------------------------------------
