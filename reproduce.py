@@ -135,6 +135,9 @@ def run_script(name: str, experiment: Experiment, args: argparse.Namespace, *mor
     No --num_epochs is given: a trained model is evaluated and drawn at the epoch it is at.
     """
     config = dataclasses.replace(experiment.config, num_epochs=Config.num_epochs)
+    if name == "plots_latent_space_2d":
+        # It has no such flag, because its models have two latents.
+        config = dataclasses.replace(config, latent_dim=Config.latent_dim)
     script = importlib.import_module(name)
     exit_code = script.main([*config.arguments(), *cli.folder_arguments(args), *more_arguments])
     if exit_code != 0:
