@@ -62,7 +62,7 @@ def test_a_run_that_ends_between_tests_keeps_its_last_test_elbo_until_it_continu
     printed = re.search(r"epoch 11: test ELBO (\S+) nats", capsys.readouterr().out)[1]
     assert f"{history.read(folder)[-1].test_elbo:.2f}" == printed
     assert workspace.run("train", "--list") == 0
-    assert f"(epoch 11, test ELBO {printed} nats)" in capsys.readouterr().out
+    assert f", epoch 11, test ELBO {printed} nats)" in capsys.readouterr().out
     workspace.train(*DIGITS, "--num_epochs", "12", "--restore")
     uninterrupted = Workspace(tmp_path / "uninterrupted", workspace.data_dir).train(*DIGITS, "--num_epochs", "12")
     assert saved(folder) == saved(uninterrupted)
