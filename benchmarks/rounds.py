@@ -104,7 +104,7 @@ def give_turn(process: subprocess.Popen[str]) -> Measurement | None:
     except BrokenPipeError:
         line = ""
     if line == "":
-        # This closes the pipes, and ignores that nobody reads them.
+        # This closes the pipes, and ignores the error that the other end is closed.
         process.communicate()
         return None
     return json.loads(line)

@@ -23,7 +23,7 @@ INTRODUCTION = """# Benchmarks
 
 `make benchmark` wrote the sections above [Tried](#tried) on {date}. The rest is written by hand. {machine}
 
-An epoch is timed from its first step to its last. Its data is drawn anew, and NumPy prepares it on a thread. The
+An epoch is timed from its first step to its last. NumPy draws and prepares its data on a thread. The
 programs of a table take turns of {epochs_per_turn} epochs, each in its own process with as many threads as it likes.
 This project sets its own variables for XLA and oneDNN, as for every user. The other libraries run with their defaults.
 

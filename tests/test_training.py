@@ -209,7 +209,7 @@ def test_a_step_in_parts_is_the_whole_step_and_the_same_each_time(images, num_pa
     in_parts = compute()
     for part_sum, expected in zip(in_parts, whole, strict=True):
         np.testing.assert_allclose(part_sum, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    for _ in range(5):
+    for _ in range(20):
         for again, first in zip(compute(), in_parts, strict=True):
             assert np.array_equal(again, first)
 

@@ -217,7 +217,11 @@ def compute_metrics(
         nll_of_q = summarize_nll(nlls[:, 0], sizes[:, 0], num_samples)
         bits_per_dim["nll"] = model.likelihood.bits_per_dim(nll["mean"], d)
         bits_per_dim["nll_of_q"] = model.likelihood.bits_per_dim(nll_of_q["mean"], d)
-        effective_sample_size = {"median": float(np.median(sizes[:, 1])), "num_below_50": int(np.sum(sizes[:, 1] < 50))}
+        sizes_of_mixture = sizes[:, 1]
+        effective_sample_size = {
+            "median": float(np.median(sizes_of_mixture)),
+            "num_below_50": int(np.sum(sizes_of_mixture < 50)),
+        }
 
     return Metrics(
         num_images=len(x),

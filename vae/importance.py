@@ -164,7 +164,8 @@ def log_t_density(fit: Fit, z: tf.Tensor, df: float) -> tf.Tensor:
     It is log constant + log |C| - (df + F)/2 log(1 + |C'(z - fit.mean)|^2 / df), [num_rows].
     """
     num_fitted = fit.latents.shape[0]
-    log_constant = math.lgamma((df + num_fitted) / 2) - math.lgamma(df / 2) - num_fitted / 2 * math.log(df / 2)
+    log_constant = math.lgamma((df + num_fitted) / 2) - math.lgamma(df / 2)
+    log_constant -= num_fitted / 2 * math.log(df / 2)
     log_volume = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(fit.factor)))
     whitened = tf.matmul(tf.gather(z, fit.latents, axis=1) - fit.mean, fit.factor)
     log_tail = tf.math.log1p(tf.reduce_sum(tf.square(whitened), axis=-1) / df)
