@@ -49,6 +49,7 @@ faults: .venv/installed-dev  ## run the slow tests: more cases, kills, full disk
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -n 0 tests/faults
 
+# Who imports whom is written in pyproject.toml, under [tool.importlinter].
 style: .venv/installed-dev  ## run the linters ruff, import-linter and ESLint (if npm is installed), the formatter ruff and the type checker mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,7 +67,7 @@ explorer/node_modules: explorer/package.json
 report: .venv/installed  ## train, evaluate and draw the whole report into docs/ and RESULTS.md; EPOCHS_SCALE=0.01 for a quick look, ONLY="mnist svhn" for some
 	$(BIN)/python reproduce.py --epochs_scale $(EPOCHS_SCALE) $(if $(ONLY),--only $(ONLY)) $(REPORT_FLAGS)
 
-benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 30 to 60 minutes, 8 GB, a C++ compiler
+benchmark: .venv/installed .venv-benchmark/installed  ## compare the speed with PyTorch, JAX, Keras and the machine's limit, into benchmarks/RESULTS.md; 40 to 75 minutes, 8 GB, a C++ compiler
 	.venv-benchmark/bin/python -m benchmarks.run
 
 clean:  ## remove the environments and caches; data, checkpoints and pictures stay

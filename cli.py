@@ -173,7 +173,7 @@ def true_or_false(text: str) -> bool:
 
 
 def parse_args(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line of a script with model flags; `args.config` is the Config that they give.
+    """Reads the command line of a script with model flags: args.config is the Config, and args.run the run's folder.
 
     Exits with code 2 and one line on a bad argument. With --list it prints the trained runs, and exits.
     """
@@ -349,7 +349,7 @@ def print_error(message: str) -> None:
 
 def complain(text: str) -> None:
     """Prints on standard error, if that is possible."""
-    # As vae.messages.report, which is not imported here: a Ctrl-C during that import would print a traceback.
+    # As vae.messages.note, which is not imported here: a Ctrl-C during that import would print a traceback.
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
@@ -471,14 +471,14 @@ def describe_runs(checkpoints_dir: Path) -> str:
     """A list of the trained runs, and of the replaced ones under a heading of their own."""
     from vae import runs
 
-    trained = runs.trained(checkpoints_dir)
+    trained = runs.trained_folders(checkpoints_dir)
     heading = "trained runs" if trained else "no trained runs"
     lines = [f"{heading} in {checkpoints_dir}"]
     lines += [describe_run(folder) for folder in trained]
     if trained:
         lines.append(f"to draw one, for example: python make_pictures.py {shlex.quote(str(trained[-1]))}")
     replaced_dir = checkpoints_dir / runs.REPLACED
-    replaced = runs.trained(replaced_dir)
+    replaced = runs.trained_folders(replaced_dir)
     if replaced:
         lines.append(f"replaced runs in {replaced_dir}")
         lines += [describe_run(folder) for folder in replaced]

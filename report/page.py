@@ -1,5 +1,8 @@
 """The page RESULTS.md: results.template.md, with its {fields} filled from the files in docs/.
 
+evaluate.py measures the numbers and writes them to a run's metrics.json. reproduce.py copies this file to docs/results
+(report.results.publish). This module reads it there (report.results) and formats it.
+
 A field such as {mnist.nll} names an experiment and an attribute of its ResultText. To add a number to the page, add an
 attribute to ResultText and fill it in describe_result. To add a column to the table of experiments, also name the
 attribute in COLUMNS.

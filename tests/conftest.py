@@ -79,7 +79,7 @@ class Workspace:
     def train(self, *argv):
         """Trains a model, and returns the folder of the only trained run."""
         assert self.run("train", *argv) == 0
-        (folder,) = runs.trained(self.checkpoints)
+        (folder,) = runs.trained_folders(self.checkpoints)
         return folder
 
 

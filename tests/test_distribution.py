@@ -25,7 +25,7 @@ def paths(folder):
 
 def rows_of(folder):
     """A run's history without times."""
-    (run,) = runs.trained(folder / "checkpoints")
+    (run,) = runs.trained_folders(folder / "checkpoints")
     return [row._replace(seconds=0.0) for row in history.read_up_to(run, runs.saved_epoch(run))]
 
 

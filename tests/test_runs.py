@@ -90,7 +90,7 @@ def edit_config(folder, **changes):
 
 
 def test_a_saved_run_is_restored_whole(folder):
-    assert runs.saved_epoch(folder) == 0 and runs.trained(folder.parent) == []
+    assert runs.saved_epoch(folder) == 0 and runs.trained_folders(folder.parent) == []
     assert restored(folder)[0].is_like(0, seed=9)  # nothing is saved yet
     save(folder, 12)
     state, run = restored(folder)
@@ -98,7 +98,7 @@ def test_a_saved_run_is_restored_whole(folder):
     assert [repr(row) for row in run.history] == [repr(row_of(number)) for number in range(1, 13)]
     saved = runs.read_config(folder)
     assert saved.config == CONFIG and saved.image_shape == SHAPE and saved.data_verified is True
-    assert runs.saved_epoch(folder) == 12 and runs.trained(folder.parent) == [folder]
+    assert runs.saved_epoch(folder) == 12 and runs.trained_folders(folder.parent) == [folder]
     assert set(contents(folder)) == {"config.json", "history.csv", "epoch-12.npz"}
 
 
@@ -269,7 +269,7 @@ def test_a_replaced_run_is_kept_whole_under_a_number_of_its_own(folder, capsys):
     # Nothing in it can be read, and its last message is to use --overwrite.
     (folder / "epoch-1.npz").write_bytes(b"")
     save(folder, 2, seed=2, overwrite=True)
-    assert runs.trained(replaced) == [replaced / f"{CONFIG.run_name}.1", replaced / f"{CONFIG.run_name}.10"]
+    assert runs.trained_folders(replaced) == [replaced / f"{CONFIG.run_name}.1", replaced / f"{CONFIG.run_name}.10"]
     assert contents(replaced / f"{CONFIG.run_name}.1") == first
     assert contents(replaced / f"{CONFIG.run_name}.10") == {**second, "epoch-1.npz": b""}
     assert restored(folder)[0].is_like(2, seed=2)

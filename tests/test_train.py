@@ -14,7 +14,7 @@ from vae import evaluation, files, history, runs, session
 
 
 def folder_of(workspace):
-    (folder,) = runs.trained(workspace.checkpoints)
+    (folder,) = runs.trained_folders(workspace.checkpoints)
     return folder
 
 

@@ -3,7 +3,9 @@
 Anyone can open one with np.load. Its names say what the arrays are, as in "encoder/dense_1/kernel".
 
 A kill at any moment of a save leaves the previous checkpoint in use: Run.save writes this file last, and it is renamed
-when it is whole (files.replacing). A history.csv that is ahead of its checkpoint is cut back when the run continues.
+when it is whole (files.replacing). Lost are the epochs since the previous save (runs.SAVE_EPOCHS, runs.SAVE_SECONDS),
+which training repeats with the same bits. A history.csv that is ahead of its checkpoint is cut back when the run
+continues.
 """
 
 import errno

@@ -30,7 +30,7 @@ from tensorflow.python.eager import context as eager_context
 
 from config import Config, UsageError
 from vae import cores, signals, training
-from vae.messages import report
+from vae.messages import note
 from vae.training import Block, State
 
 # What TensorFlow raises if another worker has ended.
@@ -96,9 +96,9 @@ def connect(config: Config, timeout: float) -> "Replicas | None":
             raise UsageError(f"TF_CONFIG: TensorFlow cannot listen on {workers[name]}: {error.message}") from None
         replicas = Replicas(strategy, config.batch_size, list(workers), name, watchdog.waiting)
         replicas.meet()
-    report(f"{name}: all workers are connected; each batch is shared among {replicas.count} replicas")
+    note(f"{name}: all workers are connected; each batch is shared among {replicas.count} replicas")
     if replicas.is_chief and config.network == "flat":
-        report(f"{config.vae_type} trains faster on one machine than on several without GPUs: see docs/distributed.md")
+        note(f"{config.vae_type} trains faster on one machine than on several without GPUs: see docs/distributed.md")
     return replicas
 
 
@@ -107,7 +107,7 @@ def on_gpus(batch_size: int) -> "Replicas | None":
     if len(tf.config.list_physical_devices("GPU")) < 2:
         return None
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-    report(f"each batch is shared among {len(gpus)} GPUs")
+    note(f"each batch is shared among {len(gpus)} GPUs")
     return Replicas(tf.distribute.MirroredStrategy(gpus), batch_size)
 
 
@@ -121,7 +121,7 @@ class Watchdog:
         self._no_traceback = open(os.devnull, "w")
         self._waiting_since: float | None = None
         others = ", ".join(f"{other} ({address})" for other, address in self._others.items())
-        report(f"{name} ({workers[name]}) waits for {others}; it gives up after {seconds:g} s (--worker_timeout)")
+        note(f"{name} ({workers[name]}) waits for {others}; it gives up after {seconds:g} s (--worker_timeout)")
         threading.Thread(target=self._speak, daemon=True).start()
 
     @contextlib.contextmanager
@@ -143,7 +143,7 @@ class Watchdog:
             since = self._waiting_since
             time.sleep(self._seconds / 4)
             if since is not None and since == self._waiting_since:
-                report(
+                note(
                     f"{self._name}: no progress for {time.monotonic() - since:.0f} s: {self._problems()}; it "
                     f"gives up after {self._seconds:g} s (--worker_timeout); {HOW_TO_CONTINUE}"
                 )
@@ -238,7 +238,7 @@ class Replicas:
         index = int(numbers.argmax())
         number = int(numbers[index])
         if number > 0 and not received:
-            report(f"{self._names[self._index]}: stopping, because {self._names[index]} was asked to stop")
+            note(f"{self._names[self._index]}: stopping, because {self._names[index]} was asked to stop")
             received.append(number)
         return number > 0
 

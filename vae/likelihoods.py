@@ -22,9 +22,9 @@ class Likelihood(abc.ABC):
     num_params: ClassVar[int]
     # Whether exp(log_prob) sums or integrates to one over x. Only then is there a negative log-likelihood to report.
     normalized: ClassVar[bool]
-    # What `image` shows of p(x|z), and its formula for the page of explore.py, which has no TensorFlow:
-    # (sigmoid(params 0) - image_squeeze)/(1 - 2 image_squeeze), clipped to [0, 1].
+    # The word of the page of explore.py for what `image` shows of p(x|z).
     image_shows: ClassVar[str] = "mean"
+    # The page has no TensorFlow. It shows (sigmoid(params 0) - image_squeeze)/(1 - 2 image_squeeze), clipped to [0, 1].
     image_squeeze: ClassVar[float] = 0.0
 
     @abc.abstractmethod

@@ -15,7 +15,7 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def report(line: str) -> None:
+def note(line: str) -> None:
     """Prints a warning, or what goes on, on standard error."""
     with printing_may_fail():
         print(line, file=sys.stderr, flush=True)

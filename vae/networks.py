@@ -154,7 +154,10 @@ def multiply_adds(network: keras.Model) -> int:
 
 
 class Network(NamedTuple):
-    """A builder, and whether XLA compiles its networks well on a CPU. Convolutions are slow under XLA."""
+    """A builder, and whether XLA compiles its networks well on a CPU.
+
+    Convolutions are slow under XLA. Without it, each core computes a part of the batch (vae.cores).
+    """
 
     build: Callable[..., tuple[keras.Model, keras.Model]]
     jit_compile: bool

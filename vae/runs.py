@@ -148,6 +148,7 @@ class Run:
         with replacing(self.folder / "config.json") as path:
             path.write_text(json.dumps(dataclasses.asdict(saved), indent=2) + "\n", encoding="utf-8")
         history.write(self.folder, self.history)
+        # The checkpoint comes last, so a kill before this line leaves the previous one in use.
         arrays = {name: variable.numpy() for name, variable in state.variables().items()}
         checkpoints.write(self.folder, state.epoch, arrays)
         self._last_save_epoch = state.epoch
@@ -290,7 +291,7 @@ def saved_epoch(folder: str | os.PathLike) -> int:
     return max(checkpoints.epochs(folder), default=0)
 
 
-def trained(checkpoints_dir: str | os.PathLike) -> list[Path]:
+def trained_folders(checkpoints_dir: str | os.PathLike) -> list[Path]:
     """The folders of the trained runs in checkpoints_dir, sorted by name."""
     folders = sorted(Path(checkpoints_dir).glob("[!.]*"))
     return [folder for folder in folders if saved_epoch(folder) > 0]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -20,7 +21,7 @@ from config import Config, UsageError
 from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
 from vae.distribution import Replicas
 from vae.history import HistoryRow
-from vae.messages import printing_may_fail, report, say
+from vae.messages import note, printing_may_fail, say
 from vae.runs import Run
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ LINE_SECONDS = 60
 COLLAPSED_KL = 0.1
 # With fewer steps in an epoch, the user is told how to get more.
 FEW_STEPS = 10
-# Data sets that are nearly black and white, so that binarizing them loses little.
-NEARLY_BINARY = ("mnist", "digits")
+# Binarizing loses little unless most pixels are grey: neither nearly black nor nearly white.
+GREY = range(26, 230)
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
         scope = replicas.strategy.scope()
     check_memory(config, image_shape, config.batch_size // num_replicas)
     warn_about_precision(config)
-    warn_about_images(config, num_images)
+    warn_about_images(config, data.train_images)
 
     # ---- Restore: the state is a new one, or comes from the newest checkpoint
     with scope:
@@ -117,7 +118,7 @@ def train(
                 run.history.append(row)
                 progress.end_epoch(row)
 
-                # ---- Save, and draw
+                # ---- Save, and draw. A signal that came after `fit` asked for it costs one more save.
                 is_last = row.epoch == config.num_epochs or bool(received)
                 if not is_last and not run.is_save_due(row.epoch):
                     continue
@@ -137,7 +138,7 @@ def train(
     say(f"epoch {last_row.epoch}: test ELBO {test_elbo}; saved in {run.folder}")
     say(str(picture))
     if last_row.train_kl < COLLAPSED_KL:
-        report(
+        note(
             f"the model has collapsed: with a KL of {last_row.train_kl:.2f} nats, z carries no information about x; "
             "try more epochs, a lower --learning_rate, another --seed, or another --vae_type"
         )
@@ -209,7 +210,7 @@ def draw_learning_curves(rows: Sequence[HistoryRow], path: Path, is_last: bool) 
     except OSError as error:
         if is_last:
             raise
-        report(f"training goes on without a picture of its learning curves: {error}")
+        note(f"training goes on without a picture of its learning curves: {error}")
 
 
 def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) -> None:
@@ -231,19 +232,21 @@ def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) 
     if state_bytes > memory_bytes:
         raise UsageError(f"a model of {images} needs about {state_bytes / 2**30:.0f} {advice}")
     if step_bytes > memory_bytes:
-        report(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
+        note(f"a training step on {num_images} {images} needs about {step_bytes / 2**30:.0f} {advice}")
 
 
-def warn_about_images(config: Config, num_images: int) -> None:
+def warn_about_images(config: Config, images: np.ndarray) -> None:
     """Tells the user if the type does not suit pictures with grey levels, or if an epoch has few steps."""
-    if config.likelihood == "bernoulli" and config.dataset not in NEARLY_BINARY:
-        report(
+    some_pixels = images[:1000]
+    share_of_grey = np.mean((some_pixels >= GREY.start) & (some_pixels < GREY.stop))
+    if config.likelihood == "bernoulli" and share_of_grey > 0.5:
+        note(
             f"{config.vae_type} makes each pixel black or white at random; for grey levels or colours, try --vae_type "
             "flat_cont_normal, flat_cont_logit or conv3"
         )
-    num_steps = num_images // config.batch_size
+    num_steps = len(images) // config.batch_size
     if num_steps < FEW_STEPS:
-        report(
+        note(
             f"an epoch has only {num_steps} steps of {config.batch_size} images; with a smaller --batch_size it has "
             "more, and training needs fewer epochs"
         )
@@ -257,9 +260,9 @@ def warn_about_precision(config: Config) -> None:
     cpuinfo = Path("/proc/cpuinfo")
     has_bfloat16_instructions = not cpuinfo.exists() or "bf16" in cpuinfo.read_text()
     if config.network == "flat":
-        report(f"--precision {config.precision}: {config.vae_type} trains faster with float32")
+        note(f"--precision {config.precision}: {config.vae_type} trains faster with float32")
     elif not has_bfloat16_instructions:
-        report(
+        note(
             f"--precision {config.precision} will be slow: this processor has no bfloat16 instructions "
             "(AVX512_BF16 or AMX)"
         )

@@ -153,15 +153,15 @@ def fit(
             learning_rate = learning_rate_of(epoch)
             state.optimizer.learning_rate.assign(learning_rate)
 
-            # All steps of the epoch. The terms of a block are its steps' mean log-likelihoods and mean KLs, [steps, 2].
-            terms = []
+            # All steps of the epoch. A block gives the mean log-likelihood and the mean KL of each step, [steps, 2].
+            step_means = []
             num_done = 0
             while num_done < steps_per_epoch:
                 block = next(blocks)
-                terms.append(trainer.submit(train_block, block).result())
+                step_means.append(trainer.submit(train_block, block).result())
                 num_done += block.num_steps
                 on_steps(block.num_steps)
-            means = np.concatenate(terms).mean(axis=0, dtype=np.float64)
+            means = np.concatenate(step_means).mean(axis=0, dtype=np.float64)
             log_likelihood, kl = means.tolist()
 
             # The training ELBO is measured before each step. Only the weights show the effect of the last one.

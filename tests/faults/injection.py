@@ -135,13 +135,13 @@ def limit_files(size, effect=signal.SIG_IGN):
 
 def only_run(folder):
     """The one trained run below a folder that was given to run_script."""
-    (run,) = runs.trained(folder / "checkpoints")
+    (run,) = runs.trained_folders(folder / "checkpoints")
     return run
 
 
 def saved_epoch_below(folder):
     """The epoch of the one run below a folder, or 0 if nothing is saved yet."""
-    return max(map(runs.saved_epoch, runs.trained(folder / "checkpoints")), default=0)
+    return max(map(runs.saved_epoch, runs.trained_folders(folder / "checkpoints")), default=0)
 
 
 def saved_up_to_checkpoint(run):

@@ -78,7 +78,7 @@ def test_training_on_a_full_disk_keeps_the_last_good_model(size, option, trained
 
     is_saved = SIZES[size] in ("learning_curves", "")
     if option == "--overwrite":
-        (replaced,) = runs.trained(trained / "checkpoints" / "replaced")
+        (replaced,) = runs.trained_folders(trained / "checkpoints" / "replaced")
         assert saved(replaced) == before
         # Without its config.json, nothing is in the new run's folder, and then the folder is removed.
         assert run.exists() == (SIZES[size] != "config.json")

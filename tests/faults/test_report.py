@@ -52,5 +52,5 @@ def test_a_signal_stops_training_after_the_epoch_and_then_the_report(number, sen
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + number
     assert rest.count("stopped early") == 1 and "all done" not in rest
-    (run,) = runs.trained(tmp_path / "checkpoints")
+    (run,) = runs.trained_folders(tmp_path / "checkpoints")
     assert 1 <= len(history.read(run)) < 500

@@ -58,7 +58,7 @@ def command(tmp_path):
 
 
 def saved_epoch(tmp_path):
-    return max([runs.saved_epoch(run) for run in runs.trained(tmp_path / "checkpoints")], default=0)
+    return max([runs.saved_epoch(run) for run in runs.trained_folders(tmp_path / "checkpoints")], default=0)
 
 
 def wait_for_epoch(tmp_path, epoch, processes):
@@ -125,7 +125,7 @@ def test_a_killed_worker_is_named_and_the_run_continues_from_the_last_save(lost,
     epoch = saved_epoch(tmp_path)
     argv = ("--num_epochs", str(epoch + 1), "--restore", "True")
     assert [code for code, _ in run_workers([command(*DIGITS, *argv)] * 2)] == [0, 0]
-    (run,) = runs.trained(tmp_path / "checkpoints")
+    (run,) = runs.trained_folders(tmp_path / "checkpoints")
     assert [row.epoch for row in history.read(run)] == list(range(1, epoch + 2))
 
 
@@ -177,7 +177,7 @@ def test_a_signal_on_one_worker_stops_all_at_the_same_epoch_saved(number, index,
     assert [code for code, _ in results] == [128 + number] * 2, results
     assert "stopping at the end of this epoch" in results[index][1]
     assert f"stopping, because worker {index} was asked to stop" in results[1 - index][1]
-    (run,) = runs.trained(tmp_path / "checkpoints")
+    (run,) = runs.trained_folders(tmp_path / "checkpoints")
     assert history.read(run)[-1].epoch == saved_epoch(tmp_path)
 
 
