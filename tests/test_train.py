@@ -273,6 +273,21 @@ def test_bfloat16_is_answered_where_it_makes_training_slower(vae_type, tmp_path,
     assert (capsys.readouterr().err == "") == (vae_type == "conv3")
 
 
+@pytest.mark.parametrize(
+    ("vae_type", "byte", "num_images", "advice"),
+    [
+        ("flat_binarized", 128, 1000, "try --vae_type"),
+        ("flat_binarized", 128, 300, "smaller --batch_size"),
+        ("flat_binarized", 255, 1000, None),
+        ("flat_cont_normal", 128, 1000, None),
+    ],
+)
+def test_grey_pictures_and_few_pictures_are_told_what_suits_them(vae_type, byte, num_images, advice, capsys):
+    session.warn_about_images(Config(vae_type=vae_type), np.full((num_images, 2, 2, 1), byte, np.uint8))
+    message = capsys.readouterr().err
+    assert message == "" if advice is None else advice in message
+
+
 def test_without_network_and_data_there_is_one_message_and_exit_code_1(workspace, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
     unreachable = "http://127.0.0.1:9"
