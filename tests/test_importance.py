@@ -203,7 +203,8 @@ def test_the_log_weights_are_those_of_scipys_densities(max_fitted, images, monke
     weights = log_weights(model, x, 25)[0]
 
     posterior = evaluation.posteriors(model, x)
-    fit = gaussian_fit.compile_fit(model)(x[0], posterior.mean[0], posterior.log_std[0])
+    fits = gaussian_fit.compile_fit(model)(x.astype(np.float32), posterior.mean, posterior.log_std)
+    fit = gaussian_fit.Fit(*[part[0] for part in fits])
     fitted = fit.latents.numpy()
     others = np.setdiff1d(range(3), fitted)
     covariance = np.linalg.inv(fit.factor.numpy() @ fit.factor.numpy().T)

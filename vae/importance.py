@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from vae.gaussian_fit import Fit, compile_fit, count_fitted, log_joint
+from vae.gaussian_fit import Fit, compile_fit, count_fitted, count_images, log_joint
 from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.prefetch import prefetch
 from vae.randomness import TEST_SEED, generator
@@ -46,16 +46,20 @@ def log_weights(
     not depend on the samples, so the estimate is unbiased.
 
     x: prepared images [n, d]; posterior: their q(z|x), [n, L]. Each image has a noise stream of its own, drawn in the
-    order of the samples, so that neither the other images nor max_rows change its weights.
+    order of the samples, so that neither the other images nor max_rows change its weights, except by rounding.
     """
     components = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
     max_rows_of_size = max(1, MAX_DECODED_PIXELS // x.shape[1])
     num_rows = min(max_rows, max_rows_of_size, len(components))
-    fit_posterior = compile_fit(model)
+    fit_posteriors = compile_fit(model)
     compute_log_weights = compile_log_weights(model, num_samples)
     draws = prefetch(draw_noise(model.latent_dim, len(x), components, num_rows))
-    for image, mean, log_std in zip(x, posterior.mean, posterior.log_std, strict=True):
-        fit = fit_posterior(image, mean, log_std)
+    num_fits = count_images(model)
+    for index, (image, mean, log_std) in enumerate(zip(x, posterior.mean, posterior.log_std, strict=True)):
+        if index % num_fits == 0:
+            some = slice(index, index + num_fits)
+            fits = fit_posteriors(x[some].astype(np.float32), posterior.mean[some], posterior.log_std[some])
+        fit = Fit(*[part[index % num_fits] for part in fits])
         weights = []
         for _ in range(0, len(components), num_rows):
             noise, stretch, component = next(draws)
@@ -95,7 +99,7 @@ def degrees_of_freedom(latent_dim: int) -> float:
 
 
 def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor]:
-    """A compiled function of an image [d], its mean and log_std [L], its Fit, and what draw_noise yields.
+    """A compiled function of an image [d], its mean and log_std [L], its row of a Fit, and what draw_noise yields.
 
     It returns the log weights, [2, num_rows]: under q(z|x), and under the mixture. The densities of z are computed in
     float64, as p(z|x) can be very narrow.
@@ -120,7 +124,8 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
         log_components = log_densities(q, fit, z)
         # log r(z_k) = log sum_c share_c r_c(z_k), over the components c                                   [num_rows]
         log_mixture = tf.reduce_logsumexp(log_shares + tf.stack(log_components, axis=-1), axis=-1)
-        return log_joint(model, tf.cast(image, tf.float32), z) - tf.stack([log_components[ENCODER], log_mixture])
+        images = tf.broadcast_to(tf.cast(image, tf.float32), (z.shape[0], image.shape[0]))
+        return log_joint(model, images, z) - tf.stack([log_components[ENCODER], log_mixture])
 
     return compute_log_weights
 
@@ -128,7 +133,7 @@ def compile_log_weights(model: VAE, num_samples: int) -> Callable[..., tf.Tensor
 def make_samples(q: Posterior, fit: Fit, noise: tf.Tensor, stretch: tf.Tensor, component: tf.Tensor) -> tf.Tensor:
     """The z_k, each from its row's component, [num_rows, L], in float64.
 
-    q: q(z|x) of an image, [L] each, and fit: its Fit. noise, stretch and component: what draw_noise yields.
+    q: q(z|x) of an image, [L] each, and fit: its row of a Fit. noise, stretch and component: what draw_noise yields.
     """
     z_of_q = q.sample(noise)
     # Each latent of the t is fit.mean + C'^-1 noise stretch if it is fitted, and as in q(z|x) if not.
