@@ -61,6 +61,9 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
         images=data.test_images,
         labels=data.test_labels,
         class_names=class_names(data),
+        names=data.test_names,
+        # Frey Faces are the frames of a film. One's own images are in no order.
+        is_sequence=data.path is None,
         summary=page.RunSummary(
             name=trained.folder.name,
             dataset=data.name,

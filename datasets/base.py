@@ -31,8 +31,9 @@ class Dataset:
 
     Images are uint8 [n, height, width, channels]. Labels are integers from 0, [n], or None if the data set has none.
     `verified` says whether every source file has its published digest. The user's own images have no published digest.
-    For them, `verified` is None, `path` is where they are, and `class_names` has the name of each label. `digest`
-    identifies data that is not verified, so that a run recognises what it was trained on.
+    For them, `verified` is None, `path` is where they are, `class_names` has the name of each label, and `test_names`
+    the file of each test image, if they have files of their own. `digest` identifies data that is not verified, so that
+    a run recognises what it was trained on.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset:
     test_labels: np.ndarray | None = None
     verified: bool | None = True
     class_names: tuple[str, ...] | None = None
+    test_names: tuple[str, ...] | None = None
     digest: str | None = None
     path: str | None = None
 

@@ -13,6 +13,7 @@ images stay on disk and are mapped into memory, so they can be larger than memor
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -102,9 +103,13 @@ def _number_classes(
     return Labels(
         train_labels=np.array([numbers[name] for name in train_classes]),
         test_labels=np.array([numbers[name] for name in test_classes]),
-        # The name of a folder can hold bytes that are not text, which neither figures nor terminals can show.
-        class_names=tuple(str(name).encode(errors="backslashreplace").decode() for name in classes),
+        class_names=tuple(_as_text(name) for name in classes),
     )
+
+
+def _as_text(name: object) -> str:
+    """A name with backslashes for bytes that are not text, which neither figures nor terminals can show."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _make_dataset(
@@ -248,7 +253,9 @@ def load_pictures(folder: Path, image_size: int | None) -> Dataset:
     _report_ignored(folder, ignored)
     labels = _number_classes(folder, _classes_of(train), _classes_of(test))
     images, digest = read_pictures(folder, [file.path for file in (*train, *test)], image_size)
-    return _make_dataset(folder, images[: len(train)], images[len(train) :], labels, digest)
+    dataset = _make_dataset(folder, images[: len(train)], images[len(train) :], labels, digest)
+    test_names = tuple(_as_text(file.path.relative_to(folder)) for file in test)
+    return dataclasses.replace(dataset, test_names=test_names)
 
 
 def _classes_of(pictures: Sequence[PictureFile]) -> list | None:

@@ -198,9 +198,9 @@ function makeMap(canvas, entries, classNames) {
     context.globalAlpha = 1;
   }
 
-  /* Returns the colour of a dot's class, or without classes that of its place in the test set. */
+  /* Returns the colour of a dot's class, or, in a sequence without classes, of its place there. */
   function colourOf({ classNumber, share }) {
-    if (classNames === null) {
+    if (classNames === null && entries.is_sequence) {
       return colours.scale[Math.round(share * (NUM_SCALE_COLOURS - 1))];
     }
     return hasColours ? colours.classes[classNumber % NUM_COLOURS] : colours.muted;

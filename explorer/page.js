@@ -303,10 +303,10 @@ function moveByArrow(event) {
   tell(coordinates.map((number, k) => format(number + step * direction[k])).join(", "));
 }
 
-/* Makes a button for each class that emphasises its dots. Without classes, the colours stand for places, and a scale
- * is shown. */
+/* Makes a button for each class that emphasises its dots. In a sequence without classes, the colours stand for places,
+ * and a scale is shown. */
 function setUpLegend() {
-  element("scale").hidden = data.class_names !== null;
+  element("scale").hidden = data.class_names !== null || !data.map.is_sequence;
   element("legend").hidden = !map.hasColours;
   if (!map.hasColours) {
     return;
@@ -400,11 +400,10 @@ function meanOf(i) {
   return testImages.means.subarray(i * numLatents, (i + 1) * numLatents);
 }
 
-/* Returns what a test image is called: its place in the test set, and its class. */
+/* Returns what a test image is called: its name, and its class. */
 function nameOf(i) {
-  const { rows, classes } = data.test_images;
-  const name = `test image ${rows[i]}`;
-  return classes === null ? name : `${name}, class ${data.class_names[classes[i]]}`;
+  const { names, classes } = data.test_images;
+  return classes === null ? names[i] : `${names[i]}, class ${data.class_names[classes[i]]}`;
 }
 
 /* Moves the point to the mean of q(z|x) of a test image, or to a sample of it, and shows the image beside it. */
@@ -426,7 +425,7 @@ function showPair(i, z) {
 }
 
 function setUpTestImages() {
-  const buttons = data.test_images.rows.map((_, i) => {
+  const buttons = data.test_images.names.map((_, i) => {
     const canvas = make("canvas", {});
     setSize(canvas, THUMBNAIL_SIZE);
     paint(canvas, pixelsOf(i), { white: 255 });
@@ -442,7 +441,7 @@ function setUpTestImages() {
 /* ---- From A to B ----------------------------------------------------------------------------------------------- */
 
 // At first, A and B are the first test image on the page and the last one.
-const ends = { a: meanOf(0), b: meanOf(data.test_images.rows.length - 1) };
+const ends = { a: meanOf(0), b: meanOf(data.test_images.names.length - 1) };
 const betweenSlider = element("between");
 const between = makeStrip(element("between-strip"), (share) => mix(ends.a, ends.b, share));
 let cancelNextMove = () => {};

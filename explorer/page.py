@@ -51,14 +51,17 @@ def render(
     images: np.ndarray,
     labels: np.ndarray | None,
     class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
+    is_sequence: bool,
     summary: RunSummary,
     draw_seed: int,
 ) -> str:
     """The page of a model, as HTML.
 
     posterior: q(z|x) of the test images, in NumPy, [n, L] each. images: the test images, uint8 [n, h, w, c]. labels:
-    their classes, [n], as indices of class_names; None for both if there are no classes. draw_seed decides which of the
-    test images are on the page.
+    their classes, [n], as indices of class_names; None for both if there are no classes. names: what the images are
+    called, [n], or None if they only have numbers. If is_sequence, images without classes are coloured by their place.
+    draw_seed decides which of the test images are on the page.
     """
     order = generator(draw_seed, "draw").permutation(len(images))
     reach = slider_reach(posterior.mean)
@@ -68,8 +71,8 @@ def render(
         "class_names": class_names,
         "decoder": weights.export(model, points_to_try(posterior.mean[order], reach)),
         "latents": describe_latents(posterior.mean, reach),
-        "map": describe_map(posterior.mean, labels, np.sort(order[:MAX_DOTS])),
-        "test_images": describe_test_images(posterior, images, labels, choose_thumbnails(labels, order)),
+        "map": {**describe_map(posterior.mean, labels, np.sort(order[:MAX_DOTS])), "is_sequence": is_sequence},
+        "test_images": describe_test_images(posterior, images, labels, names, choose_thumbnails(labels, order)),
     }
     return fill_template(f"{summary.dataset}: the latent space", data)
 
@@ -137,11 +140,15 @@ def choose_thumbnails(labels: np.ndarray | None, order: np.ndarray) -> np.ndarra
 
 
 def describe_test_images(
-    posterior: Posterior, images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray
+    posterior: Posterior,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str] | None,
+    rows: np.ndarray,
 ) -> dict[str, Any]:
-    """The entries of the test images in these rows: their pixels, and q(z|x)."""
+    """The entries of the test images in these rows: their names, their pixels, and q(z|x)."""
     return {
-        "rows": rows.tolist(),
+        "names": [f"test image {row}" if names is None else names[row] for row in rows],
         "classes": None if labels is None else labels[rows].tolist(),
         "pixels": weights.encode(images[rows], "uint8"),
         "means": weights.encode(posterior.mean[rows], "float32"),

@@ -53,6 +53,8 @@ class Example:
         self.images = self.rng.integers(0, 256, (num_images, *shape), dtype=np.uint8)
         self.labels = self.rng.integers(0, num_classes, num_images) if num_classes else None
         self.class_names = [f"name {i}" for i in range(num_classes)] if num_classes else None
+        self.names = None
+        self.is_sequence = True
         self.summary = page.RunSummary("a_run", "digits", "-12.34 nats", data_verified=True)
 
     def render(self):
@@ -62,6 +64,8 @@ class Example:
             images=self.images,
             labels=self.labels,
             class_names=self.class_names,
+            names=self.names,
+            is_sequence=self.is_sequence,
             summary=self.summary,
             draw_seed=0,
         )
@@ -666,6 +670,21 @@ def test_a_class_can_be_emphasised(visit):
     next_frame(opened)
     assert not np.array_equal(emphasised, before)
     assert np.array_equal(canvas_bytes(opened, "#map"), before)
+
+
+def test_pictures_in_no_order_have_their_names_and_one_colour(visit):
+    example = Example(num_classes=0)
+    opened = visit(example)
+    assert opened.locator("#scale").is_visible()
+    by_place = canvas_bytes(opened, "#map")
+    example.names = [f"cats/{i}.png" for i in range(60)]
+    example.is_sequence = False
+    opened = visit(example)
+    assert not opened.locator("#scale").is_visible()
+    assert not np.array_equal(canvas_bytes(opened, "#map"), by_place)
+    opened.locator("#thumbnails button").nth(7).click()
+    row = page.choose_thumbnails(None, page.generator(0, "draw").permutation(60))[7]
+    assert opened.locator("#original-caption").inner_text() == f"cats/{row}.png"
 
 
 def test_the_page_says_what_it_shows(visit):

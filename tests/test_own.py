@@ -77,6 +77,7 @@ def test_a_fixed_random_tenth_of_the_pictures_is_the_test_set(num_images, num_tr
     train, test = base.split(num_images, num_train)
     assert np.array_equal(data.train_images[..., 0], [pictures[index] for index in train])
     assert np.array_equal(data.test_images[..., 0], [pictures[index] for index in test])
+    assert data.test_names == tuple(f"{index:02}.png" for index in test)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("",)])
