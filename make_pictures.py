@@ -80,7 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     z1 = mean[NUM_RECONSTRUCTED : NUM_RECONSTRUCTED + NUM_INTERPOLATIONS]
     z2 = mean[NUM_RECONSTRUCTED + NUM_INTERPOLATIONS :]
     paths = latent.interpolations(z1, z2, NUM_STEPS)
-    cli.save_picture(figures.image_grid(model.images(paths)), folder / "interpolations.png")
+    cli.save_picture(
+        figures.image_grid(model.images(paths)),
+        folder / "interpolations.png",
+        caption="each row: from the mean of q(z|x) of one test image to that of another, decoded",
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(parser, argv)
     if args.config.latent_dim != LATENT_DIM:
         raise UsageError(
-            f"this script draws models with {LATENT_DIM} latents, and {args.run} has {args.config.latent_dim}"
+            f"this script draws models with {LATENT_DIM} latents, and {args.run} has {args.config.latent_dim}; "
+            f"train one with --latent_dim {LATENT_DIM}"
         )
     trained = cli.open_trained_run(args)
 
@@ -28,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     plane = latent.project_to_plane(evaluation.posterior_means(trained.model, data.test_images))
     picture = figures.latent_maps([plane], data.test_labels, data.class_names)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2d.png")
-    manifold = trained.model.images(latent.quantile_grid(GRID_SIZE))
-    cli.save_picture(figures.image_grid(manifold), trained.pictures_folder / "latent_manifold_2d.png")
+    z = latent.quantile_grid(GRID_SIZE)
+    limits = f"from {z.min():.2f} to {z.max():.2f}"
+    cli.save_picture(
+        figures.image_grid(trained.model.images(z)),
+        trained.pictures_folder / "latent_manifold_2d.png",
+        caption=f"z[0] to the right, z[1] upwards, {limits} in steps of equal probability under the prior",
+    )
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ def test_bfloat16_is_answered_where_it_makes_training_slower(vae_type, tmp_path,
     ("vae_type", "byte", "num_images", "advice"),
     [
         ("flat_binarized", 128, 1000, "try --vae_type"),
-        ("flat_binarized", 128, 300, "smaller --batch_size"),
+        ("flat_binarized", 128, 300, "--batch_size 30"),
         ("flat_binarized", 255, 1000, None),
         ("flat_cont_normal", 128, 1000, None),
     ],

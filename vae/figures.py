@@ -93,8 +93,8 @@ def learning_curves(
     tested_elbo = np.asarray(test_elbo)[is_tested]
     # One epoch is a point, which a line without a marker does not show.
     marker = "." if len(epochs) == 1 else None
-    left.plot(epochs, train_elbo, marker=marker, label="train")
-    left.plot(tested_epochs, tested_elbo, marker=".", label="test")
+    left.plot(epochs, train_elbo, marker=marker, label="train (during the epoch)")
+    left.plot(tested_epochs, tested_elbo, marker=".", label="test (after it)")
     left.set_ylim(*elbo_limits(np.concatenate([epochs, tested_epochs]), np.concatenate([train_elbo, tested_elbo])))
     left.legend()
     right.plot(epochs, train_kl, marker=marker)
@@ -177,6 +177,7 @@ def singular_values(values: np.ndarray, shares: np.ndarray) -> Figure:
     upper, lower = figure.subplots(2, 1)
     draw_bars(upper, values, "{:.1f}", "Singular values of the latent means")
     draw_bars(lower, shares, "{:.3f}", "Running share of the sum of the singular values")
+    lower.set_xlabel("number of the singular value")
     return figure
 
 

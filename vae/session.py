@@ -90,7 +90,7 @@ def train(
         return 0
     if state.epoch > 0:
         say(f"continuing after epoch {state.epoch}")
-    else:
+    elif is_chief:
         say(f"new run: {run.folder.name}")
 
     # ---- Fit: an epoch for each row
@@ -161,7 +161,8 @@ class Progress:
         self._bar = tqdm.tqdm(
             initial=epoch * steps_per_epoch,
             total=num_epochs * steps_per_epoch,
-            unit="step",
+            # Short enough to show the test ELBO on 80 columns.
+            bar_format="{desc}{bar:6} {remaining} left{postfix}",
             disable=not is_shown or not sys.stderr.isatty(),
         )
 
@@ -247,8 +248,8 @@ def warn_about_images(config: Config, images: np.ndarray) -> None:
     num_steps = len(images) // config.batch_size
     if num_steps < FEW_STEPS:
         note(
-            f"an epoch has only {num_steps} steps of {config.batch_size} images; with a smaller --batch_size it has "
-            "more, and training needs fewer epochs"
+            f"an epoch has only {num_steps} steps of {config.batch_size} images; with a smaller one, such as "
+            f"--batch_size {max(1, len(images) // FEW_STEPS)}, it has more, and training needs fewer epochs"
         )
 
 
