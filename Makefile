@@ -31,11 +31,11 @@ demo: .venv/installed  ## train on MNIST for 20 epochs and draw what the model l
 	@echo "to go on, activate the environment:  . $(BIN)/activate"
 
 # A run that is there already would not be trained again, so it is a new one each time, away from the user's.
-workers: .venv/installed  ## train conv3 on the digits with two workers on this machine, into a temporary folder; see docs/distributed.md
+workers: .venv/installed  ## train on the digits with two workers on this machine, into a temporary folder; see docs/distributed.md
 	@folder=$$(mktemp -d) || exit 1; \
 	start() { \
 		export TF_CONFIG="{\"cluster\": $$CLUSTER, \"task\": {\"type\": \"worker\", \"index\": $$1}}"; \
-		exec $(BIN)/python train.py --dataset digits --vae_type conv3 --num_epochs 3 --checkpoints_dir "$$folder" --pictures_dir "$$folder"; \
+		exec $(BIN)/python train.py --dataset digits --num_epochs 20 --checkpoints_dir "$$folder" --pictures_dir "$$folder"; \
 	}; \
 	CLUSTER='$(WORKERS)'; start 0 & zero=$$!; start 1 & one=$$!; \
 	trap 'kill $$zero $$one 2>/dev/null; wait' EXIT INT TERM; \
