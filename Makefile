@@ -47,7 +47,7 @@ test: .venv/installed-dev  ## run the test suite; no network, no data needed
 
 faults: .venv/installed-dev  ## run the slow tests: more cases, kills, full disks, fuzzing, the whole report
 	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m pytest -n 0 tests/faults
+	$(BIN)/python -m pytest tests/faults
 
 # Who imports whom is written in pyproject.toml, under [tool.importlinter].
 style: .venv/installed-dev  ## run the linters ruff, import-linter and ESLint (if npm is installed), the formatter ruff and the type checker mypy
