@@ -188,7 +188,7 @@ class Replicas:
         self.is_chief = name == names[0]
         self._names = list(names)
         self._index = self._names.index(name)
-        self._waiting = waiting
+        self.waiting = waiting
         self._sum = self._make_sum()
 
     def gather(self, values: Sequence[int]) -> np.ndarray:
@@ -272,7 +272,7 @@ class Replicas:
         take_steps = training.compile_loop(take_step, batch_size, jit_compile=False)
 
         def train_block(block: Block) -> np.ndarray:
-            with self._waiting():
+            with self.waiting():
                 terms = take_steps(block)
             return self._sum(terms)
 
@@ -295,7 +295,7 @@ class Replicas:
             return self.strategy.experimental_local_results(sums)[0]
 
         def sum_of_workers(values: np.ndarray) -> np.ndarray:
-            with self._waiting():
+            with self.waiting():
                 return sum_in_graph(tf.constant(values)).numpy()
 
         return sum_of_workers

@@ -122,7 +122,9 @@ def train(
                 is_last = row.epoch == config.num_epochs or bool(received)
                 if not is_last and not run.is_save_due(row.epoch):
                     continue
-                run.save(state, config, data_verified=data.verified, data_digest=data.digest, data_path=data.path)
+                # If the disk stops answering, the chief ends as a worker does that waits for the others in vain.
+                with contextlib.nullcontext() if replicas is None else replicas.waiting():
+                    run.save(state, config, data_verified=data.verified, data_digest=data.digest, data_path=data.path)
                 if is_last or time.monotonic() - last_drawn >= DRAWING_SECONDS:
                     draw_learning_curves(run.history, picture, is_last)
                     last_drawn = time.monotonic()
