@@ -15,7 +15,7 @@ from vae.model import MAX_DECODED_PIXELS, VAE, Posterior
 from vae.randomness import TEST_SEED, generator
 
 # If there are more latents than this, only those with the smallest standard deviations in q(z|x) are fitted. The fit of
-# an image takes the time of some 60 F decoded images, and memory for 6 F d P + F^2 numbers.
+# an image takes the time of 20 to 30 F decoded images, and memory for 6 F d P + F^2 numbers.
 MAX_FITTED = 128
 
 # So many images are fitted at once, or fewer large ones.
