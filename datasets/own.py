@@ -13,7 +13,6 @@ images stay on disk and are mapped into memory, so they can be larger than memor
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
@@ -113,7 +112,12 @@ def _as_text(name: object) -> str:
 
 
 def _make_dataset(
-    path: Path, train_images: np.ndarray, test_images: np.ndarray, labels: Labels, digest: str
+    path: Path,
+    train_images: np.ndarray,
+    test_images: np.ndarray,
+    labels: Labels,
+    digest: str,
+    test_names: tuple[str, ...] | None = None,
 ) -> Dataset:
     """The Dataset of images uint8 [n, h, w, c]. Raises DataError if they are too small, or differ in size."""
     if train_images.shape[1:] != test_images.shape[1:]:
@@ -128,6 +132,7 @@ def _make_dataset(
         train_images=train_images,
         test_images=test_images,
         verified=None,
+        test_names=test_names,
         digest=digest,
         path=os.path.abspath(path),
         **labels._asdict(),
@@ -253,9 +258,8 @@ def load_pictures(folder: Path, image_size: int | None) -> Dataset:
     _report_ignored(folder, ignored)
     labels = _number_classes(folder, _classes_of(train), _classes_of(test))
     images, digest = read_pictures(folder, [file.path for file in (*train, *test)], image_size)
-    dataset = _make_dataset(folder, images[: len(train)], images[len(train) :], labels, digest)
     test_names = tuple(_as_text(file.path.relative_to(folder)) for file in test)
-    return dataclasses.replace(dataset, test_names=test_names)
+    return _make_dataset(folder, images[: len(train)], images[len(train) :], labels, digest, test_names)
 
 
 def _classes_of(pictures: Sequence[PictureFile]) -> list | None:

@@ -85,6 +85,23 @@ def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatc
     assert fit.factor.shape == (2, 2)
 
 
+@pytest.mark.parametrize(("max_images", "num_images"), [(1, 1), (19, 1), (20, 2), (49, 4), (10**6, 20)])
+def test_no_more_pixels_are_decoded_at_once_than_allowed(max_images, num_images, monkeypatch):
+    """An image needs ten decoded ones: pairs in five directions, or one for each length of a step."""
+    monkeypatch.setattr(gaussian_fit, "MAX_DECODED_PIXELS", max_images * 64)
+    assert gaussian_fit.count_images(create_for_digits("normal", latent_dim=5)) == num_images
+    calls = []
+    rows = tf.constant(np.arange(10.0).reshape(5, 2))
+
+    def square(row):
+        calls.append(row)
+        return row**2
+
+    np.testing.assert_array_equal(gaussian_fit.map_rows(square, rows, d=64), rows**2)
+    # A function that is mapped at once is called once, to be traced.
+    assert len(calls) == (1 if max_images >= 10 else 5)
+
+
 @pytest.mark.parametrize("network", ["flat", pytest.param("conv3", marks=pytest.mark.slow)])
 def test_images_are_fitted_alike_together_or_alone_at_once_or_direction_by_direction(network, images, monkeypatch):
     model = create_for_digits("normal", network, latent_dim=5)

@@ -97,7 +97,9 @@ def find_modes(model: VAE, images: tf.Tensor, start: tf.Tensor, directions: tf.T
     def climb(num_steps: tf.Tensor, z: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # The search goes on for these images only.
         indices = tf.where(gain > SMALL_GAIN)
-        some_z, some_images, some_directions = [tf.gather_nd(every, indices) for every in (z, images, directions)]
+        some_z = tf.gather_nd(z, indices)
+        some_images = tf.gather_nd(images, indices)
+        some_directions = tf.gather_nd(directions, indices)
 
         gradient, precision = differentiate(model, some_images, some_z[:, None], some_directions)
         step = newton_step(gradient, precision, some_directions)
@@ -176,8 +178,8 @@ def differentiate(model: VAE, images: tf.Tensor, z: tf.Tensor, directions: tf.Te
     x = tf.repeat(images, num_points, axis=0)
     # The direction is the first axis here: each is taken at all points, [F, N M, L].
     tangents = tf.repeat(tf.transpose(tf.cast(directions, tf.float32), (1, 0, 2)), num_points, axis=1)
-    jacobians = differentiate_decoder(model, points, tangents)
-    slopes, curvatures = differentiate_pixels(model.likelihood, x, model.decode(points))
+    params, jacobians = differentiate_decoder(model, points, tangents)
+    slopes, curvatures = differentiate_pixels(model.likelihood, x, params)
 
     # The sums over the outputs run over those of all points of an image, M d P.
     num_outputs = num_points * slopes.shape[1] * slopes.shape[2]
@@ -191,10 +193,10 @@ def differentiate(model: VAE, images: tf.Tensor, z: tf.Tensor, directions: tf.Te
     return gradient, precision + tf.eye(num_fitted, dtype=tf.float64)
 
 
-def differentiate_decoder(model: VAE, z: tf.Tensor, tangents: tf.Tensor) -> tf.Tensor:
-    """The derivatives of the decoder's outputs at z [rows, L] in the directions of tangents, [F, rows, L].
+def differentiate_decoder(model: VAE, z: tf.Tensor, tangents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The decoder's outputs at z [rows, L], and their derivatives in the directions of tangents [F, rows, L].
 
-    They have the shape [F, rows, d, P].
+    The outputs are [rows, d, P], and the derivatives [F, rows, d, P].
     """
     # Two reverse passes give forward derivatives: u'J is linear in u, so its derivative by u is J for any u. TensorFlow
     # traces this far faster than tf.autodiff.ForwardAccumulator.
@@ -209,7 +211,7 @@ def differentiate_decoder(model: VAE, z: tf.Tensor, tangents: tf.Tensor) -> tf.T
     def differentiate_along(tangent: tf.Tensor) -> tf.Tensor:
         return tape_of_u.gradient(u_times_jacobian, u, output_gradients=tangent)
 
-    return map_rows(differentiate_along, tangents, d=params.shape[1])
+    return params, map_rows(differentiate_along, tangents, d=params.shape[1])
 
 
 def map_rows(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor, d: int) -> tf.Tensor:

@@ -51,21 +51,27 @@ def log_weights(
     components = np.concatenate([np.full(num_samples, ENCODER), np.resize(MIXTURE, num_samples)])
     max_rows_of_size = max(1, MAX_DECODED_PIXELS // x.shape[1])
     num_rows = min(max_rows, max_rows_of_size, len(components))
-    fit_posteriors = compile_fit(model)
     compute_log_weights = compile_log_weights(model, num_samples)
     draws = prefetch(draw_noise(model.latent_dim, len(x), components, num_rows))
-    num_fits = count_images(model)
-    for index, (image, mean, log_std) in enumerate(zip(x, posterior.mean, posterior.log_std, strict=True)):
-        if index % num_fits == 0:
-            some = slice(index, index + num_fits)
-            fits = fit_posteriors(x[some].astype(np.float32), posterior.mean[some], posterior.log_std[some])
-        fit = Fit(*[part[index % num_fits] for part in fits])
+    fits = fit_each(model, x, posterior)
+    for image, mean, log_std, fit in zip(x, posterior.mean, posterior.log_std, fits, strict=True):
         weights = []
         for _ in range(0, len(components), num_rows):
             noise, stretch, component = next(draws)
             weights.append(compute_log_weights(image, mean, log_std, fit, noise, stretch, component).numpy())
         under_q, under_mixture = np.concatenate(weights, axis=1)
         yield np.stack([under_q[:num_samples], under_mixture[num_samples : 2 * num_samples]])
+
+
+def fit_each(model: VAE, x: np.ndarray, posterior: Posterior) -> Iterator[Fit]:
+    """Yields each image's row of a Fit: latents and mean [F], factor [F, F]. Some images are fitted at once."""
+    fit_posteriors = compile_fit(model)
+    num_images = count_images(model)
+    for first in range(0, len(x), num_images):
+        some = slice(first, first + num_images)
+        fits = fit_posteriors(x[some].astype(np.float32), posterior.mean[some], posterior.log_std[some])
+        for parts in zip(*fits, strict=True):
+            yield Fit(*parts)
 
 
 def draw_noise(

@@ -22,6 +22,8 @@ class Likelihood(abc.ABC):
     num_params: ClassVar[int]
     # Whether exp(log_prob) sums or integrates to one over x. Only then is there a negative log-likelihood to report.
     normalized: ClassVar[bool]
+    # Whether `prepare` makes each pixel black or white, which suits few pictures.
+    binarizes: ClassVar[bool] = False
     # The word of the page of explore.py for what `image` shows of p(x|z).
     image_shows: ClassVar[str] = "mean"
     # The page has no TensorFlow. It shows (sigmoid(params 0) - image_squeeze)/(1 - 2 image_squeeze), clipped to [0, 1].
@@ -80,6 +82,7 @@ class Bernoulli(Likelihood):
 
     num_params = 1
     normalized = True
+    binarizes = True
 
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draws x ~ Binomial(1, pixel/255): uint8 [n, d] of 0 and 1.
@@ -115,6 +118,7 @@ class CrossEntropy(Bernoulli):
     """
 
     normalized = False
+    binarizes = False
 
     def prepare(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """x = pixel/255, float32 [n, d] in [0, 1]."""

@@ -21,6 +21,7 @@ from config import Config, UsageError
 from vae import cores, distribution, evaluation, figures, files, model, runs, signals, training
 from vae.distribution import Replicas
 from vae.history import HistoryRow
+from vae.likelihoods import LIKELIHOODS
 from vae.messages import note, printing_may_fail, say
 from vae.runs import Run
 
@@ -39,6 +40,8 @@ COLLAPSED_KL = 0.1
 FEW_STEPS = 10
 # Binarizing loses little unless most pixels are grey: neither nearly black nor nearly white.
 GREY = range(26, 230)
+# They are counted in about so many pixels: mapped images can be larger than memory.
+NUM_COUNTED_PIXELS = 1_000_000
 
 
 def train(
@@ -118,7 +121,7 @@ def train(
                 run.history.append(row)
                 progress.end_epoch(row)
 
-                # ---- Save, and draw. A signal that came after `fit` asked for it costs one more save.
+                # ---- Save, and draw. After a signal that `fit` has not seen yet, this epoch is saved, and one more.
                 is_last = row.epoch == config.num_epochs or bool(received)
                 if not is_last and not run.is_save_due(row.epoch):
                     continue
@@ -240,9 +243,9 @@ def check_memory(config: Config, image_shape: tuple[int, ...], num_images: int) 
 
 def warn_about_images(config: Config, images: np.ndarray) -> None:
     """Tells the user if the type does not suit pictures with grey levels, or if an epoch has few steps."""
-    some_pixels = images[:1000]
-    share_of_grey = np.mean((some_pixels >= GREY.start) & (some_pixels < GREY.stop))
-    if config.likelihood == "bernoulli" and share_of_grey > 0.5:
+    some_images = images[: math.ceil(NUM_COUNTED_PIXELS / math.prod(images.shape[1:]))]
+    share_of_grey = np.mean((some_images >= GREY.start) & (some_images < GREY.stop))
+    if LIKELIHOODS[config.likelihood].binarizes and share_of_grey > 0.5:
         note(
             f"{config.vae_type} makes each pixel black or white at random; for grey levels or colours, try --vae_type "
             "flat_cont_normal, flat_cont_logit or conv3"
