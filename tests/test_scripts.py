@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import json
-import math
 import re
 import shlex
 import shutil
@@ -98,7 +97,7 @@ def read_picture(path):
 def size_of_grid(name, height, width):
     """The height and the width of a picture of GRIDS with images of this size."""
     rows, columns = GRIDS[name]
-    zoom = max(2, math.ceil(500 / (columns * width)))
+    zoom = max(2, round(640 / (columns * width)))
     scale = min(zoom, figures.MAX_SIDE / max(rows * height, columns * width))
     return round(rows * height * scale), round(columns * width * scale)
 

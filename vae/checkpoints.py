@@ -6,7 +6,11 @@ A kill at any moment of a save leaves the previous checkpoint in use: Run.save w
 when it is whole (files.replacing). Lost are the epochs since the previous save (runs.SAVE_EPOCHS, runs.SAVE_SECONDS),
 which training repeats with the same bits. A history.csv that is ahead of its checkpoint is cut back when the run
 continues.
+
+NumPy is imported where arrays are read or written, so that listing runs, or refusing one, does not wait for it.
 """
+
+from __future__ import annotations
 
 import errno
 import io
@@ -16,10 +20,12 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from vae.files import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NUM_KEPT = 3
 
@@ -50,6 +56,8 @@ def path_of(folder: str | os.PathLike, epoch: int) -> Path:
 
 def write(folder: str | os.PathLike, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Adds a checkpoint to a folder, and removes all but the newest NUM_KEPT. Raises OSError if it cannot write."""
+    import numpy as np
+
     content = {**arrays, "epoch": np.array(epoch)}
     with replacing(path_of(folder, epoch)) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **content)
@@ -101,6 +109,8 @@ def read_one(path: Path, epoch: int, shapes: Mapping[str, tuple[int, ...]]) -> d
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    import numpy as np
+
     # An entry that is read whole has its checksum verified. np.load of the file would believe the entry's header first,
     # and a header that is damaged can make it stop before the end, at values that are shifted.
     content = archive.read(f"{name}.npy")

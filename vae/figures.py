@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 DPI = 100
 NUM_CLASSES = 10
 
-# Each image pixel is a square of at least MIN_ZOOM screen pixels a side, and of more if the sheet of images would
-# otherwise have fewer than MIN_WIDTH screen pixels from left to right: ten images of 8x8 would be a stamp.
+# Each image pixel is a square of MIN_ZOOM screen pixels a side, or of more if that brings the sheet of images nearer to
+# SHEET_WIDTH screen pixels from left to right. Ten images of 8x8 would be a stamp otherwise.
 MIN_ZOOM = 2
-MIN_WIDTH = 500
+SHEET_WIDTH = 640
 
 # A figure has at most this many screen pixels a side. Matplotlib draws fewer than 65536.
 MAX_SIDE = 10000
@@ -70,7 +69,7 @@ def image_grid(images: np.ndarray, line_after: int | None = None) -> Figure:
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     sheet = np.rint(sheet * 255).astype(np.uint8)
 
-    zoom = max(MIN_ZOOM, math.ceil(MIN_WIDTH / (columns * width)))
+    zoom = max(MIN_ZOOM, round(SHEET_WIDTH / (columns * width)))
     scale = min(zoom, MAX_SIDE / max(columns * width, rows * height))
     size_in_inches = (columns * width * scale / DPI, rows * height * scale / DPI)
     figure = Figure(figsize=size_in_inches, dpi=DPI)
