@@ -62,8 +62,7 @@ def make_page(trained: cli.TrainedRun, draw_seed: int) -> str:
         labels=data.test_labels,
         class_names=class_names(data),
         names=data.test_names,
-        # Frey Faces are the frames of a film. One's own images are in no order.
-        is_sequence=data.path is None,
+        is_sequence=data.is_sequence,
         summary=page.RunSummary(
             name=trained.folder.name,
             dataset=data.name,

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     latent_dim = args.config.latent_dim
     plane = latent.project_to_plane(evaluation.posterior_means(trained.model, data.test_images))
     name = "latent_space_2d.png" if latent_dim == 2 else "latent_space_pca.png"
-    picture = figures.latent_maps([plane], data.test_labels, data.class_names)
+    picture = figures.latent_maps([plane], data.test_labels, data.class_names, data.is_sequence)
     cli.save_picture(picture, trained.pictures_folder / name)
 
     # Task 1b: this model beside its twin, which has another number of latents, if the twin is trained
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         latent_dim: plane._replace(title=f"{plane.title}, epoch {trained.model.epoch}"),
         twin_dim: twin_plane._replace(title=f"{twin_plane.title}, epoch {twin.epoch}"),
     }
-    picture = figures.latent_maps([planes[number] for number in COMPARED], data.test_labels, data.class_names)
+    both = [planes[number] for number in COMPARED]
+    picture = figures.latent_maps(both, data.test_labels, data.class_names, data.is_sequence)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2_and_20.png")
 
 

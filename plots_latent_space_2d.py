@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     data = trained.data
     plane = latent.project_to_plane(evaluation.posterior_means(trained.model, data.test_images))
-    picture = figures.latent_maps([plane], data.test_labels, data.class_names)
+    picture = figures.latent_maps([plane], data.test_labels, data.class_names, data.is_sequence)
     cli.save_picture(picture, trained.pictures_folder / "latent_space_2d.png")
     z = latent.quantile_grid(GRID_SIZE)
     limits = f"from {z.min():.2f} to {z.max():.2f}"

@@ -47,6 +47,11 @@ class Dataset:
     digest: str | None = None
     path: str | None = None
 
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the place of an image means something: Frey Faces are the frames of a film."""
+        return self.path is None
+
 
 def split(num_images: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:
     """The indices of training and test images of a fixed random split, each in increasing order."""

@@ -44,7 +44,7 @@ def test_image_grid_shows_each_pixel_at_its_place(channels):
 
 @pytest.mark.parametrize(
     ("columns", "height", "width", "zoom"),
-    [(10, 28, 28, 2), (20, 28, 28, 2), (10, 32, 32, 2), (10, 28, 20, 3), (10, 8, 8, 8), (20, 8, 8, 4), (4, 5000, 40, 2)],
+    [(10, 28, 28, 2), (10, 32, 32, 2), (10, 28, 20, 3), (10, 8, 8, 8), (20, 8, 8, 4), (4, 5000, 40, 2)],
 )
 def test_sheets_are_enlarged_by_2_or_until_they_are_about_640_pixels_wide(columns, height, width, zoom):
     figure = figures.image_grid(np.zeros((1, columns, height, width, 1)))
@@ -140,6 +140,14 @@ def test_latent_maps_without_labels_are_coloured_by_the_place_in_the_test_set():
         np.testing.assert_array_equal(dots.get_offsets(), points)
         np.testing.assert_array_equal(dots.get_array(), np.arange(10))
     assert any("no labels" in axes.get_ylabel() for axes in figure.axes)
+
+
+def test_latent_maps_of_images_in_no_order_have_one_colour():
+    figure = figures.latent_maps(make_planes(POINTS), None, is_sequence=False)
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        (dots,) = axes.collections
+        assert dots.get_array() is None
 
 
 def test_latent_maps_show_the_names_of_the_users_classes():

@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 import config
 import datasets
 from config import Config
-from vae import model
+from vae import model, training
 from vae.likelihoods import LIKELIHOODS, LOGIT_SQUEEZE
 from vae.model import VAE, Posterior
 from vae.networks import NETWORKS
@@ -37,6 +37,7 @@ def create(likelihood, network="flat", image_shape=(4, 3, 1), **options):
 def test_the_names_of_config_are_those_of_the_tables():
     assert set(config.DATASETS) == set(datasets.LOADERS)
     assert set(config.LIKELIHOODS) == set(LIKELIHOODS)
+    assert set(config.LEARNING_RATE_SCHEDULES) == set(training.LEARNING_RATE_SCHEDULES)
     assert {vae_type.network for vae_type in config.VAE_TYPES.values()} == set(NETWORKS)
     assert {vae_type.likelihood for vae_type in config.VAE_TYPES.values()} <= set(LIKELIHOODS)
 

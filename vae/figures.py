@@ -122,30 +122,33 @@ def label_curves(axes: Axes, y_label: str) -> None:
 
 
 def latent_maps(
-    planes: Sequence[LatentPlane], labels: np.ndarray | None, class_names: Sequence[str] | None = None
+    planes: Sequence[LatentPlane],
+    labels: np.ndarray | None,
+    class_names: Sequence[str] | None = None,
+    is_sequence: bool = True,
 ) -> Figure:
     """Draws points of the latent space, one dot per image, in panels side by side (figures 2 and 3).
 
     The panels show the same images, in different models. labels: [n], digits or classes 0..9, or places in class_names.
-    Without labels the dots are coloured by their place in the test set; for Frey Faces that is the order of the video.
-    Classes have no colours if there are more of them than CLASS_COLOURS.
+    Without labels the dots of a sequence are coloured by their place in the test set; for Frey Faces that is the order
+    of the video. Classes have no colours if there are more of them than CLASS_COLOURS.
     """
     figure = Figure(figsize=(7.5 * len(planes), 6), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(planes), squeeze=False)[0]
     for axes, plane in zip(panels, planes, strict=True):
         x, y = plane.points.T
-        if labels is None:
+        if labels is None and is_sequence:
             dots = axes.scatter(x, y, s=6, linewidths=0, c=np.arange(len(x)), cmap="viridis")
             figure.colorbar(dots, ax=axes, label="place in the test set (no labels)")
+        elif labels is None or (class_names is not None and len(class_names) > len(CLASS_COLOURS)):
+            axes.scatter(x, y, s=6, linewidths=0)
         elif class_names is None:
             draw_classes(axes, plane.points, labels, [f"C{label}" for label in range(NUM_CLASSES)])
-        elif len(class_names) <= len(CLASS_COLOURS):
+        else:
             # Files are sorted by class. In their order, the dots of the last class would cover all others.
             order = np.random.RandomState(0).permutation(len(labels))
             bar = draw_classes(axes, plane.points[order], labels[order], CLASS_COLOURS[: len(class_names)])
             bar.set_ticklabels([shorten(name) for name in class_names])
-        else:
-            axes.scatter(x, y, s=6, linewidths=0)
         axes.set(title=plane.title, xlabel=plane.x_label, ylabel=plane.y_label)
         axes.set_axisbelow(True)
         axes.grid(True)
