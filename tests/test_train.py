@@ -51,7 +51,8 @@ def test_a_trained_model_is_never_lost_to_the_same_command_again(trained, preten
 def test_without_a_trained_model_a_new_run_begins(restore, workspace, pretended, capsys):
     folder = workspace.train(*DIGITS, "--num_epochs", "2", *restore)
     output = capsys.readouterr().out
-    assert f"new run: {folder.name}" in output and "epoch 1/2" in output and str(folder) in output
+    assert f"new run: {folder.name} (1437 training and 360 test images)" in output
+    assert "epoch 1/2" in output and str(folder) in output
     assert epochs_of(folder) == [1, 2] and not (workspace.checkpoints / "replaced").exists()
 
 

@@ -91,8 +91,10 @@ def train(
         print(f"nothing to do: {run.folder} is at epoch {state.epoch}")
         print(f"to train it further, give a --num_epochs above {state.epoch}")
         return 0
-    if is_chief:
-        say(f"continuing after epoch {state.epoch}" if state.epoch > 0 else f"new run: {run.folder.name}")
+    if is_chief and state.epoch > 0:
+        say(f"continuing after epoch {state.epoch}")
+    elif is_chief:
+        say(f"new run: {run.folder.name} ({num_images} training and {len(data.test_images)} test images)")
 
     # ---- Fit: an epoch for each row
     progress = Progress(state.epoch, config.num_epochs, num_images // config.batch_size, is_shown=is_chief)
