@@ -178,8 +178,8 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_drawn(workspace, tmp_pat
     assert f"{path}  (left of the red line: test images; on the right: 9 rec" in capsys.readouterr().out
     reconstructions = read_picture(path)
     assert read_metrics(folder)["model"]["data_verified"] is None
-    # All but the row's end, which is under the red line. A pixel has 7 a side, so that the sheet has at least 500.
-    originals = reconstructions[::7, :49:7].reshape(10, 8, 7, 3)
+    # All but the row's end, which is under the red line. A pixel has 8 a side, so that the sheet has 640.
+    originals = reconstructions[::8, :56:8].reshape(10, 8, 7, 3)
     test_images = {image[:, :7].tobytes() for image in data.test_images}
     assert {image.tobytes() for image in originals} <= test_images
 
