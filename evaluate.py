@@ -108,8 +108,8 @@ def format_table(metrics: Metrics, num_test_images: int) -> str:
         return "\n".join(lines)
     if metrics.nll["estimator_error"] is not None:
         lines += [
-            "estimator's error: the standard error that the random importance samples add.",
-            "It leaves out the estimate's bias, which falls as samples are added.",
+            "estimator's error: the standard error that the random importance samples add. It is too small where a few",
+            "samples carry an image's weight, and leaves out the estimate's bias, which falls as samples are added.",
         ]
     lines += [
         "In expectation, each NLL is an upper bound on the true one. With enough samples, the mixture's bound is",
