@@ -124,9 +124,11 @@ def workspace(tmp_path, small_data):
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory, small_data):
-    """A Workspace with the run of DIGITS after one epoch. Tests work on copies of it."""
+    """A Workspace with the run of DIGITS after one pretended epoch. Tests work on copies of it."""
     workspace = Workspace(tmp_path_factory.mktemp("original"), small_data)
-    workspace.train(*DIGITS, "--num_epochs", "1")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pretend_training(monkeypatch)
+        workspace.train(*DIGITS, "--num_epochs", "1")
     return workspace
 
 
@@ -139,18 +141,21 @@ def trained(workspace, original):
 
 
 def pretend_training(monkeypatch):
-    """Makes training take no time, and no step: each epoch adds 1 to the first weight. Returns the signals to receive.
+    """Makes training take no time, and no step: an epoch adds 0.01 to the first weight. Returns the signals to receive.
 
-    {2: [signal.SIGINT]} sends a signal to this process in epoch 2, as Ctrl-C does.
+    {2: [signal.SIGINT]} sends a signal to this process in epoch 2, as Ctrl-C does. The picture of the learning curves
+    has their number of epochs only.
     """
-    from vae import training  # loads TensorFlow, which most tests do not need
+    from matplotlib.figure import Figure
+
+    from vae import figures, training  # loads TensorFlow, which most tests do not need
 
     signals_of_epochs = {}
 
     def fit(state, images, train_block, *, num_epochs, stop, **options):
         weight = state.model.trainable_variables[0]
         for epoch in range(state.epoch + 1, num_epochs + 1):
-            weight.assign_add(np.ones(weight.shape))
+            weight.assign_add(np.full(weight.shape, 0.01))
             for number in signals_of_epochs.get(epoch, ()):
                 os.kill(os.getpid(), number)
             state.epoch = epoch
@@ -159,7 +164,13 @@ def pretend_training(monkeypatch):
             if is_last:
                 return
 
+    def learning_curves(epochs, **curves):
+        figure = Figure(figsize=(1, 1))
+        figure.text(0, 0, str(len(epochs)))
+        return figure
+
     monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(figures, "learning_curves", learning_curves)
     return signals_of_epochs
 
 

@@ -9,12 +9,14 @@ import types
 import numpy as np
 import pytest
 import replica_runs
+import tensorflow as tf
 from workers import ROOT, free_ports, run_workers, tf_config
 
+import datasets
 import plot_singular_values
 import train
-from config import UsageError
-from vae import distribution, history, runs
+from config import Config, UsageError
+from vae import distribution, history, model, runs, training
 
 DIGITS = ("--dataset", "digits", "--latent_dim", "2", "--hidden_size", "16")
 
@@ -58,11 +60,32 @@ def test_one_process_then_two_workers_then_one_process_make_the_run_of_one_proce
     assert "waits for" not in capfd.readouterr().err
 
 
-def test_two_workers_make_the_run_that_one_process_makes(tmp_path):
-    arguments = [*DIGITS, "--num_epochs", "2"]
-    assert train.main([*arguments, *paths(tmp_path / "one")]) == 0
-    train_with_two_workers(arguments, tmp_path)
-    np.testing.assert_allclose(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), rtol=1e-3)
+def test_a_single_replica_takes_the_steps_of_one_process(monkeypatch):
+    images = datasets.load("digits").train_images[:60]
+    replicas = distribution.Replicas(tf.distribute.MirroredStrategy(["CPU:0"]), batch_size=20)
+    with replicas.strategy.scope():
+        state = create_state(images)
+    before = {name: variable.numpy() for name, variable in state.variables().items()}
+    replicas.broadcast(state)
+    for name, variable in state.variables().items():
+        assert np.array_equal(variable.numpy(), before[name]), name
+    replicas.check_agreement(Config(), images)
+
+    alone = create_state(images)
+    for each in (state, alone):
+        each.optimizer.learning_rate.assign(1e-3)
+    (block,) = training.make_blocks(alone.model, images, range(1, 2), batch_size=20, seed=0)
+    terms = replicas.compile_block(state, 20)(block)
+    # Without compiling, which takes seconds.
+    monkeypatch.setattr(training, "compile_loop", lambda take_step, *sizes, **options: take_step)
+    take_step = training.compile_block(alone, 20)
+    batches = zip(block.x.reshape(3, 20, -1), block.noise.reshape(3, 20, -1), strict=True)
+    np.testing.assert_allclose(terms, [take_step(tf.constant(x), tf.constant(z)) for x, z in batches], rtol=1e-4)
+
+
+def create_state(images):
+    """The state of a small model for these images, before its first step."""
+    return training.create_state(model.create(Config(latent_dim=2, hidden_size=16), images.shape[1:]))
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_importance import compile_once
 
 import datasets
 import evaluate
@@ -95,10 +96,7 @@ def test_active_units_are_those_whose_means_vary(data):
 
 def test_both_nlls_take_all_samples_and_have_their_own_errors(data, monkeypatch):
     vae = create("bernoulli")
-    # Compiled once for both uses below.
-    for name, options in (("compile_fit", ()), ("compile_log_weights", (60,))):
-        compiled = getattr(importance, name)(vae, *options)
-        monkeypatch.setattr(importance, name, lambda *arguments, compiled=compiled: compiled)
+    compile_once(monkeypatch)
     x = evaluation.prepare_test(vae.likelihood, data.test_images[:40])
     calls = []
     metrics = evaluation.compute_metrics(vae, x, num_samples=60, on_image=lambda: calls.append(1))
@@ -138,7 +136,7 @@ def test_without_a_likelihood_there_is_no_nll(data):
     assert metrics.bits_per_dim == {"elbo": None}
 
 
-def test_a_quick_evaluation_never_replaces_a_better_one_of_the_same_epoch(tmp_path, monkeypatch, capsys):
+def test_a_quick_evaluation_never_replaces_a_better_one_of_the_same_epoch(tmp_path, pretended, monkeypatch, capsys):
     """conv3 without a likelihood is evaluated in a second."""
     monkeypatch.chdir(tmp_path)
     argv = ["--dataset", "digits", "--vae_type", "conv3"]

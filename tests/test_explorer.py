@@ -356,6 +356,7 @@ def test_the_page_decodes_what_the_model_decodes(shape, vae_type, parameters, vi
     assert np.ptp(expected, axis=0).max() > 25  # the pictures do depend on z
 
 
+@pytest.mark.slow
 def test_a_model_in_bfloat16_is_decoded_in_float32(visit):
     example = Example(latent_dim=4, precision="mixed_bfloat16")
     assert example.model.decoder.layers[0].compute_dtype == "bfloat16"
@@ -517,6 +518,7 @@ def test_the_arrow_keys_move_the_point_on_the_map(visit):
     assert shows(opened, example, z)
 
 
+@pytest.mark.slow
 def test_a_finger_on_the_map_moves_the_point(visit):
     example = Example(latent_dim=2)
     opened = visit(example, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)

@@ -60,7 +60,9 @@ def test_gradient_and_matrix_are_the_derivatives_of_the_log_joint(network, image
         np.testing.assert_allclose(precision, -np.mean(hessians, axis=0), atol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "normal", "logit_normal"])
+@pytest.mark.parametrize(
+    "likelihood", ["logit_normal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bernoulli", "normal"))]
+)
 def test_the_mode_has_a_higher_density_than_the_encoders_mean_and_almost_no_gradient(likelihood, images):
     model = create_for_digits(likelihood, activation="tanh")
     x = tf.constant(evaluation.prepare_test(model.likelihood, images[:5]), tf.float32)
@@ -75,6 +77,7 @@ def test_the_mode_has_a_higher_density_than_the_encoders_mean_and_almost_no_grad
         assert 0.5 * gradient @ np.linalg.solve(precision, gradient) < 2 * gaussian_fit.SMALL_GAIN
 
 
+@pytest.mark.slow
 def test_of_many_latents_those_that_q_is_surest_of_are_fitted(images, monkeypatch):
     monkeypatch.setattr(gaussian_fit, "MAX_FITTED", 2)
     model = create_for_digits("bernoulli", latent_dim=5)
@@ -102,18 +105,23 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed(max_images, num_images,
     assert len(calls) == (1 if max_images >= 10 else 5)
 
 
-@pytest.mark.parametrize("network", ["flat", pytest.param("conv3", marks=pytest.mark.slow)])
-def test_images_are_fitted_alike_together_or_alone_at_once_or_direction_by_direction(network, images, monkeypatch):
+@pytest.mark.parametrize(
+    ("network", "is_large"),
+    [("flat", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("flat", "conv3"))],
+)
+def test_images_are_fitted_alike_together_or_alone(network, is_large, images, monkeypatch):
+    """Large images are fitted direction by direction, too."""
     model = create_for_digits("normal", network, latent_dim=5)
     x = evaluation.prepare_test(model.likelihood, images[:3])
     posterior = evaluation.posteriors(model, x)
-    together = gaussian_fit.compile_fit(model)(x, posterior.mean, posterior.log_std)
+    fit_one = fit_some = gaussian_fit.compile_fit(model)
+    together = fit_some(x, posterior.mean, posterior.log_std)
     assert gaussian_fit.count_images(model) == gaussian_fit.MAX_IMAGES
-
-    # As of images so large that two of them are at most decoded at once.
-    monkeypatch.setattr(gaussian_fit, "MAX_DECODED_PIXELS", 2 * 64)
-    assert gaussian_fit.count_images(model) == 1
-    fit_one = gaussian_fit.compile_fit(model)
+    if is_large:
+        # As of images so large that two of them are at most decoded at once.
+        monkeypatch.setattr(gaussian_fit, "MAX_DECODED_PIXELS", 2 * 64)
+        assert gaussian_fit.count_images(model) == 1
+        fit_one = gaussian_fit.compile_fit(model)
     for index in range(3):
         one = slice(index, index + 1)
         alone = fit_one(x[one], posterior.mean[one], posterior.log_std[one])

@@ -1,5 +1,6 @@
 """The importance-sampled log-likelihood against closed forms, quadrature, SciPy's densities and the ELBO."""
 
+import functools
 import math
 
 import keras
@@ -65,6 +66,12 @@ def log_weights(model, x, num_samples, **options):
     return np.array(list(importance.log_weights(model, x, posterior, num_samples, **options)))
 
 
+def compile_once(monkeypatch):
+    """Makes all calls of log_weights use the same compiled functions, which take seconds to compile."""
+    for name in ("compile_fit", "compile_log_weights"):
+        monkeypatch.setattr(importance, name, functools.cache(getattr(importance, name)))
+
+
 def nlls_and_errors(weights):
     """The NLL of each image and its standard error, for log weights [n, num_samples]."""
     nlls = np.array([importance_sampled_nll(row) for row in weights])
@@ -108,10 +115,10 @@ def test_both_nlls_agree_with_the_closed_form_of_a_linear_gaussian_model(latent_
     y = LOGIT_SQUEEZE + (1 - 2 * LOGIT_SQUEEZE) * x.astype(float)
     log_jacobian = np.log((1 - 2 * LOGIT_SQUEEZE) / (y * (1 - y))).sum(-1)
     exact_nlls = -marginal.logpdf(logit(y)) - log_jacobian
-    weights = log_weights(model, x, 50_000)
+    weights = log_weights(model, x, 20_000)
     for row in (OF_Q, OF_MIXTURE):
         nlls, errors = nlls_and_errors(weights[:, row])
-        assert (errors < 0.03).all()  # so the bias, about error^2 / 2, is negligible
+        assert (errors < 0.05).all()  # so the bias, about error^2 / 2, is negligible
         assert (np.abs(nlls - exact_nlls) < 4 * errors).all()
 
 
@@ -126,12 +133,13 @@ def exact_nlls(model, x):
     return -logsumexp(log_joint, axis=0) - 2 * math.log(step)
 
 
-def test_the_nll_agrees_with_quadrature_to_within_its_stated_error(images):
-    model = train(images, latent_dim=2)
-    x = evaluation.prepare_test(model.likelihood, images[:120])
+@pytest.mark.parametrize("is_trained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_nll_agrees_with_quadrature_to_within_its_stated_error(is_trained, images):
+    model = train(images, latent_dim=2) if is_trained else create_for_digits("bernoulli", latent_dim=2)
+    x = evaluation.prepare_test(model.likelihood, images[:60])
     nlls, errors = nlls_and_errors(log_weights(model, x, 5000)[:, OF_MIXTURE])
     differences = nlls - exact_nlls(model, x)
-    assert abs(differences.mean()) < 0.005
+    assert abs(differences.mean()) < 0.007
     assert (np.abs(differences) < 4 * errors).all()
 
 
@@ -149,7 +157,7 @@ def test_the_effective_sample_size_lies_between_one_and_the_number_of_samples():
 def test_the_nll_is_the_elbo_for_one_sample_and_falls_with_more_samples(images, monkeypatch):
     model = train(images, latent_dim=8)
     x = evaluation.prepare_test(model.likelihood, images[:120])
-    compile_the_fit_once(model, monkeypatch)
+    compile_once(monkeypatch)
 
     def mean_nlls(num_samples):
         """The mean NLL from samples of q(z|x), and from those of the mixture."""
@@ -164,12 +172,6 @@ def test_the_nll_is_the_elbo_for_one_sample_and_falls_with_more_samples(images, 
     assert means[0, OF_Q] == pytest.approx(-elbo.value.mean(), abs=5 * standard_error)
 
 
-def compile_the_fit_once(model, monkeypatch):
-    """Makes all calls of log_weights use one compiled fit, which takes seconds to compile."""
-    fit = gaussian_fit.compile_fit(model)
-    monkeypatch.setattr(importance, "compile_fit", lambda model: fit)
-
-
 @pytest.mark.slow
 def test_the_weights_depend_neither_on_the_other_images_nor_on_how_many_samples_are_decoded_at_once(
     images, monkeypatch
@@ -177,7 +179,7 @@ def test_the_weights_depend_neither_on_the_other_images_nor_on_how_many_samples_
     """Of large images, fewer are decoded at once."""
     model = create_for_digits("normal")
     x = evaluation.prepare_test(model.likelihood, images[:4])
-    compile_the_fit_once(model, monkeypatch)
+    compile_once(monkeypatch)
     numbers_of_rows = []
     draw_noise = importance.draw_noise
 
@@ -200,10 +202,11 @@ def test_the_log_weights_are_those_of_scipys_densities(max_fitted, images, monke
     monkeypatch.setattr(gaussian_fit, "MAX_FITTED", max_fitted)
     model = create_for_digits("bernoulli", hidden_size=8, activation="tanh")
     x = evaluation.prepare_test(model.likelihood, images[:1])
+    compile_once(monkeypatch)
     weights = log_weights(model, x, 25)[0]
 
     posterior = evaluation.posteriors(model, x)
-    fits = gaussian_fit.compile_fit(model)(x.astype(np.float32), posterior.mean, posterior.log_std)
+    fits = importance.compile_fit(model)(x.astype(np.float32), posterior.mean, posterior.log_std)
     fit = gaussian_fit.Fit(*[part[0] for part in fits])
     fitted = fit.latents.numpy()
     others = np.setdiff1d(range(3), fitted)
@@ -235,12 +238,12 @@ def test_the_log_weights_are_those_of_scipys_densities(max_fitted, images, monke
 
 
 KINDS = [
-    ("flat", "normal", 1, "softplus"),
     ("conv3", "bernoulli", 3, "elu"),
     *(
         pytest.param(*kind, marks=pytest.mark.slow)
         for kind in (
             ("flat", "bernoulli", 1, "tanh"),
+            ("flat", "normal", 1, "softplus"),
             ("flat", "normal", 128, "softplus"),
             ("flat", "logit_normal", 200, "relu"),
             ("conv3", "normal", 1, "selu"),
@@ -267,7 +270,7 @@ def test_every_kind_of_model_has_both_nlls(network, likelihood, latent_dim, acti
 def test_weights_stay_finite_where_the_curvature_is_huge_or_pixels_are_saturated(likelihood, images, monkeypatch):
     model = create_for_digits(likelihood)
     x = evaluation.prepare_test(model.likelihood, images[:3])
-    compile_the_fit_once(model, monkeypatch)
+    compile_once(monkeypatch)
     kernel = model.decoder.layers[0].kernel
     for factor in (1e2, 1e3):
         # The second time it is 1e5 times the first kernel.
