@@ -125,7 +125,8 @@ class Source(NamedTuple):
 def fetch(file: RemoteFile, folder: Path, allow_unverified: bool = False) -> Source:
     """The Source of a published file in `folder`, which is downloaded if it is missing.
 
-    The folder may hold a .gz file unpacked instead. An existing file is never replaced.
+    The folder may hold a .gz file unpacked instead. An existing file is never replaced. frey_faces.py refuses a pickle
+    that is not the published one, even if it is allowed here.
 
     Raises DataError if the existing file is not the published one and allow_unverified is false. Raises DownloadError
     if the file is missing and cannot be downloaded from any of its addresses.

@@ -30,9 +30,10 @@ def handled_by(handle: Callable[[int, FrameType | None], None] | signal.Handlers
 def deferred(end_at_once: bool = False) -> Iterator[list[int]]:
     """Yields a list that receives the number of the first SIGINT, SIGTERM or SIGHUP (a terminal that closes).
 
-    The training loop then finishes its epoch and saves. A second SIGINT raises KeyboardInterrupt. A second SIGTERM or
-    SIGHUP does nothing: reproduce.py may pass on a signal that the child has received already. With `end_at_once`, the
-    second SIGINT ends the process, because a step that waits for a lost worker cannot be interrupted.
+    The training loop then finishes its epoch and saves. If the signal arrives during a save, that is the next epoch. A
+    second SIGINT raises KeyboardInterrupt. A second SIGTERM or SIGHUP does nothing: reproduce.py may pass on a signal
+    that the child has received already. With `end_at_once`, the second SIGINT ends the process, because a step that
+    waits for a lost worker cannot be interrupted.
     """
     received: list[int] = []
 

@@ -4,8 +4,8 @@ An epoch is the same for every network, up to these differences:
 
 - A network that XLA compiles well (`model.jit_compile`; the flat ones) runs as one XLA program per block, and conv3 as
   a TensorFlow graph with oneDNN: see compile_loop.
-- A step of conv3 has a part for each core, with one thread for each operation; a step of a flat network has two parts
-  at most: see part_sizes and vae.cores.
+- A step of conv3 has a part for each core, with one thread for each operation (not on a GPU, nor with few images); a
+  step of a flat network has two parts at most: see part_sizes and vae.cores.
 - conv3 has fewer steps in a block, since each of them is longer: see block_steps.
 - How x is prepared depends on the likelihood. conv3's default, the cross-entropy, adds no noise: see vae.likelihoods.
 
@@ -259,6 +259,7 @@ def compute_contribution_of_part(model: VAE, x: tf.Tensor, noise: tf.Tensor, bat
         elbo = model.elbo(x, noise)
         log_likelihood = tf.reduce_sum(elbo.log_likelihood) / batch_size
         kl = tf.reduce_sum(elbo.kl) / batch_size
+        # The mean of -elbo.value. The history has both terms, so each has a mean of its own.
         loss = kl - log_likelihood
     return Contribution(
         gradients=tape.gradient(loss, model.trainable_variables),
