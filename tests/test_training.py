@@ -225,9 +225,10 @@ def test_the_staged_rate_is_that_of_burda_et_al():
     assert training.constant_rate(0.5, 3280) == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vae_type", "likelihood"),
-    [("flat_cont_logit", "logit_normal"), pytest.param("conv3", "normal", marks=pytest.mark.slow)],
+    [("flat_cont_logit", "logit_normal"), ("conv3", "normal")],
 )
 def test_the_compiled_steps_are_those_without_compilation(images, vae_type, likelihood):
     compiled = new_state(vae_type, likelihood=likelihood)
@@ -245,17 +246,17 @@ def test_the_compiled_steps_are_those_without_compilation(images, vae_type, like
         np.testing.assert_allclose(variable, expected, atol=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("vae_type", "precision"),
-    [
-        # test_train.py has this case, too.
-        pytest.param("flat_binarized", "float32", marks=pytest.mark.slow),
-        ("conv3", "float32"),
-        pytest.param("conv3", "mixed_bfloat16", marks=pytest.mark.slow),
-        pytest.param("flat_binarized", "mixed_bfloat16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("vae_type", "precision"), list(itertools.product(("flat_binarized", "conv3"), PRECISIONS)))
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, vae_type, precision):
+    check_resumed_run(images, tmp_path, vae_type, precision)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_without_compilation(images, tmp_path, uncompiled):
+    check_resumed_run(images, tmp_path, "flat_binarized", "float32")
+
+
+def check_resumed_run(images, tmp_path, vae_type, precision):
     """The learning rate changes at epoch 2, before the run stops, and at epoch 5, after it goes on."""
     schedule = functools.partial(training.staged_rate, 1e-3)
     state = new_state(vae_type, precision=precision)
