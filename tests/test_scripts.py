@@ -383,7 +383,7 @@ def test_unverified_data_needs_no_flag_again_while_it_is_what_the_run_was_traine
     shutil.copytree(small_data / "mnist", workspace.data_dir / "mnist")
     options = ["--hidden_size", "8", "--latent_dim", "2"]
     folder = workspace.train(*options, "--num_epochs", "1", "--allow_unverified")
-    commands = [("train", *options, "--restore", "--num_epochs", "2"), ("plots_latent_space", *options)]
+    commands = [("train", *options, "--restore", "--num_epochs", "2"), ("explore", *options)]
     for command in commands:
         assert workspace.run(*command) == 0
     digest = runs.read_config(folder).data_digest
