@@ -45,7 +45,7 @@ workers: .venv/installed  ## train on the digits with two workers on this machin
 test: .venv/installed-dev  ## run the test suite; no network, no data needed
 	$(BIN)/python -m pytest
 
-faults: .venv/installed-dev  ## run the slow tests: more cases, kills, full disks, fuzzing, the whole report
+faults: .venv/installed-dev  ## run the slow tests: more cases, several workers, kills, full disks, fuzzing, the whole report
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest tests/faults
 
